@@ -1,0 +1,2 @@
+//! Administration of a Kafka cluster: topics, partitions, configs, groups, offsets.
+#![forbid(unsafe_code)]

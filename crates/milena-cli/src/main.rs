@@ -1,0 +1,3 @@
+//! The milena command line.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,2 @@
+//! A Kafka client: producer, consumer and raw requests, in pure Rust.
+#![forbid(unsafe_code)]

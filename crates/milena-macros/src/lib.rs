@@ -1,0 +1,2 @@
+//! Derive macros of the milena event bus.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The Kafka wire protocol: messages, record batches, compression. No I/O, no clock.
+#![forbid(unsafe_code)]

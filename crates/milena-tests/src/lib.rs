@@ -1,0 +1,2 @@
+//! Unpublished: conformance, faults and regressions across the whole stack.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Tasks of the milena workspace.
+fn main() {}
