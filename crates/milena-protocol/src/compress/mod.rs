@@ -1,0 +1,1 @@
+//! Compression of record batches, one file per codec.

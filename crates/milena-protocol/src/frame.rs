@@ -1,0 +1,1 @@
+//! Frames: length prefix, request and response headers.

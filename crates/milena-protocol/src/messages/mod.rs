@@ -1,0 +1,1 @@
+//! The messages of Kafka 4.4.0, generated from its schemas.

@@ -1,0 +1,1 @@
+//! Produce requests framed by hand, so that a payload is never copied.
