@@ -1,1 +1,3 @@
 //! The messages of Kafka 4.4.0, generated from its schemas.
+
+pub(crate) mod api_keys;
