@@ -1,0 +1,86 @@
+//! Snappy. Written in the framing of snappy-java ("xerial"), as Kafka's own client does: every client reads that.
+//! Read in both forms, framed and as one raw block (librdkafka writes raw ones).
+
+use crate::compress::{CompressError, Compression};
+
+/// First bytes of the framing; the version and the lowest compatible version follow, big-endian.
+const MAGIC: [u8; 8] = *b"\x82SNAPPY\0";
+const VERSION: [u8; 4] = 1i32.to_be_bytes();
+const HEADER_LEN: usize = 16;
+/// The block size Kafka's client asks of snappy-java.
+const BLOCK: usize = 32 * 1024;
+/// Three bytes (a copy with a 2-byte offset) yield at most 64.
+const MAX_EXPANSION: usize = 22;
+
+pub(super) fn compress(input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
+    let mut encoder = snap::raw::Encoder::new();
+    output.extend_from_slice(&MAGIC);
+    output.extend_from_slice(&VERSION);
+    output.extend_from_slice(&VERSION);
+    for block in input.chunks(BLOCK) {
+        let length_at = output.len();
+        let block_at = length_at + 4;
+        output.resize(block_at + snap::raw::max_compress_len(block.len()), 0);
+        let length = encoder
+            .compress(block, &mut output[block_at..])
+            .map_err(|error| CompressError::Failed { codec: Compression::Snappy, reason: error.to_string() })?;
+        let prefix = i32::try_from(length).expect("a block of 32 KiB stays far below 2 GiB");
+        output[length_at..block_at].copy_from_slice(&prefix.to_be_bytes());
+        output.truncate(block_at + length);
+    }
+    Ok(())
+}
+
+pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {
+    let start = output.len();
+    if !input.starts_with(&MAGIC) {
+        return block(input, start, limit, output);
+    }
+    let mut rest =
+        input.get(HEADER_LEN..).ok_or_else(|| CompressError::corrupt(Compression::Snappy, "cut off in its header"))?;
+    while !rest.is_empty() {
+        // snappy-java writes a header again where streams were concatenated.
+        if rest.starts_with(&MAGIC) {
+            rest = rest
+                .get(HEADER_LEN..)
+                .ok_or_else(|| CompressError::corrupt(Compression::Snappy, "cut off in a header"))?;
+            continue;
+        }
+        let Some((prefix, behind)) = rest.split_first_chunk::<4>() else {
+            return Err(CompressError::corrupt(Compression::Snappy, "cut off in a block's length"));
+        };
+        let length = i32::from_be_bytes(*prefix);
+        let chunk = usize::try_from(length)
+            .ok()
+            .filter(|length| *length > 0)
+            .and_then(|length| behind.split_at_checked(length))
+            .ok_or_else(|| {
+                let reason = format!("a block of {length} bytes where {} are left", behind.len());
+                CompressError::corrupt(Compression::Snappy, reason)
+            })?;
+        block(chunk.0, start, limit, output)?;
+        rest = chunk.1;
+    }
+    Ok(())
+}
+
+/// Decompresses one raw block behind what is in `output` from `start` on.
+fn block(input: &[u8], start: usize, limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {
+    let corrupt = |error: snap::Error| CompressError::corrupt(Compression::Snappy, error);
+    let declared = snap::raw::decompress_len(input).map_err(corrupt)?;
+    let filled = output.len();
+    if declared > limit - (filled - start) {
+        return Err(CompressError::TooLarge { codec: Compression::Snappy, limit });
+    }
+    if declared > input.len().saturating_mul(MAX_EXPANSION) {
+        return Err(CompressError::ImpossibleSize {
+            codec: Compression::Snappy,
+            declared: declared as u64,
+            compressed: input.len(),
+        });
+    }
+    output.resize(filled + declared, 0);
+    let written = snap::raw::Decoder::new().decompress(input, &mut output[filled..]).map_err(corrupt)?;
+    output.truncate(filled + written);
+    Ok(())
+}

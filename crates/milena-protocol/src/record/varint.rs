@@ -1,0 +1,226 @@
+//! Zigzag varints as records use them, and the fixed layout of a record batch (magic 2).
+//!
+//! Encoding writes into a slice whose room was computed beforehand by the `*_len` functions; decoding is strict: at
+//! most 5 bytes for 32 bits and 10 for 64, no set bit beyond the type's width.
+
+/// Length in bytes of a batch's header, from its base offset to its record count.
+pub const BATCH_HEADER_LEN: usize = 61;
+/// Bytes in front of the part that `batch_length` counts: base offset and the length itself.
+pub const LOG_OVERHEAD: usize = 12;
+/// The smallest legal `batch_length`: a batch without records.
+pub const MIN_BATCH_LENGTH: i32 = (BATCH_HEADER_LEN - LOG_OVERHEAD) as i32;
+/// Where the part covered by the CRC starts: at the attributes.
+pub const CRC_START: usize = 21;
+/// The only record format that is written and read: Kafka 0.11 and later.
+pub const MAGIC: i8 = 2;
+/// The smallest record: length, attributes, timestamp delta, offset delta, key length, value length, header count.
+pub const MIN_RECORD_LEN: usize = 7;
+/// The most headers a record may have.
+pub const MAX_HEADERS: usize = 10_000;
+/// Kafka's "no timestamp", "no producer id", "no epoch", "no sequence".
+pub const NO_TIMESTAMP: i64 = -1;
+
+/// Offsets of the header's fields.
+pub(crate) mod at {
+    pub(crate) const BASE_OFFSET: usize = 0;
+    pub(crate) const BATCH_LENGTH: usize = 8;
+    pub(crate) const PARTITION_LEADER_EPOCH: usize = 12;
+    pub(crate) const MAGIC: usize = 16;
+    pub(crate) const CRC: usize = 17;
+    pub(crate) const ATTRIBUTES: usize = 21;
+    pub(crate) const LAST_OFFSET_DELTA: usize = 23;
+    pub(crate) const BASE_TIMESTAMP: usize = 27;
+    pub(crate) const MAX_TIMESTAMP: usize = 35;
+    pub(crate) const PRODUCER_ID: usize = 43;
+    pub(crate) const PRODUCER_EPOCH: usize = 51;
+    pub(crate) const BASE_SEQUENCE: usize = 53;
+    pub(crate) const RECORD_COUNT: usize = 57;
+}
+
+/// Bits of a batch's attributes.
+pub(crate) mod attributes {
+    pub(crate) const COMPRESSION: i16 = 0b0000_0111;
+    pub(crate) const LOG_APPEND_TIME: i16 = 0b0000_1000;
+    pub(crate) const TRANSACTIONAL: i16 = 0b0001_0000;
+    pub(crate) const CONTROL: i16 = 0b0010_0000;
+    /// The base timestamp is the horizon for deleting tombstones (KIP-534), not the first record's timestamp.
+    pub(crate) const DELETE_HORIZON: i16 = 0b0100_0000;
+    pub(crate) const KNOWN: i16 = 0b0111_1111;
+}
+
+/// Maps signed to unsigned so that small magnitudes stay short.
+pub(crate) const fn zigzag32(value: i32) -> u32 {
+    ((value << 1) ^ (value >> 31)) as u32
+}
+
+/// As [`zigzag32`], for 64 bits.
+pub(crate) const fn zigzag64(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// Bytes that `value` takes as a zigzag varint.
+pub(crate) const fn varint_len(value: i32) -> usize {
+    // 32 - leading zeros = significant bits; each byte carries 7; a zero takes one byte.
+    let bits = 32 - (zigzag32(value) | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+/// Bytes that `value` takes as a zigzag varlong.
+pub(crate) const fn varlong_len(value: i64) -> usize {
+    let bits = 64 - (zigzag64(value) | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+/// Writes `value` at `position` and returns the position behind it.
+#[inline]
+pub(crate) fn put_varint(slot: &mut [u8], position: usize, value: i32) -> usize {
+    let mut rest = zigzag32(value);
+    let mut position = position;
+    while rest >= 0x80 {
+        slot[position] = rest as u8 | 0x80;
+        rest >>= 7;
+        position += 1;
+    }
+    slot[position] = rest as u8;
+    position + 1
+}
+
+/// As [`put_varint`], for 64 bits.
+#[inline]
+pub(crate) fn put_varlong(slot: &mut [u8], position: usize, value: i64) -> usize {
+    let mut rest = zigzag64(value);
+    let mut position = position;
+    while rest >= 0x80 {
+        slot[position] = rest as u8 | 0x80;
+        rest >>= 7;
+        position += 1;
+    }
+    slot[position] = rest as u8;
+    position + 1
+}
+
+/// Why a varint could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VarintError {
+    /// The bytes ended inside it.
+    Truncated,
+    /// It has too many bytes, or bits beyond the type's width.
+    Overflow,
+}
+
+/// Reads a zigzag varint at the front of `input` and moves past it.
+#[inline]
+pub(crate) fn take_varint(input: &mut &[u8]) -> Result<i32, VarintError> {
+    if let [byte, rest @ ..] = *input
+        && *byte < 0x80
+    {
+        *input = rest;
+        return Ok(unzigzag32(u32::from(*byte)));
+    }
+    let mut value = 0u32;
+    for index in 0..5 {
+        let Some(&byte) = input.get(index) else { return Err(VarintError::Truncated) };
+        if index == 4 && byte > 0x0f {
+            return Err(VarintError::Overflow);
+        }
+        value |= u32::from(byte & 0x7f) << (7 * index);
+        if byte < 0x80 {
+            *input = &input[index + 1..];
+            return Ok(unzigzag32(value));
+        }
+    }
+    Err(VarintError::Overflow)
+}
+
+/// As [`take_varint`], for 64 bits.
+#[inline]
+pub(crate) fn take_varlong(input: &mut &[u8]) -> Result<i64, VarintError> {
+    if let [byte, rest @ ..] = *input
+        && *byte < 0x80
+    {
+        *input = rest;
+        return Ok(unzigzag64(u64::from(*byte)));
+    }
+    let mut value = 0u64;
+    for index in 0..10 {
+        let Some(&byte) = input.get(index) else { return Err(VarintError::Truncated) };
+        if index == 9 && byte > 0x01 {
+            return Err(VarintError::Overflow);
+        }
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte < 0x80 {
+            *input = &input[index + 1..];
+            return Ok(unzigzag64(value));
+        }
+    }
+    Err(VarintError::Overflow)
+}
+
+const fn unzigzag32(value: u32) -> i32 {
+    (value >> 1) as i32 ^ -((value & 1) as i32)
+}
+
+const fn unzigzag64(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn known_encodings_match_kafka() {
+        // From Kafka's ByteUtilsTest.
+        for (value, bytes) in [
+            (0, &[0x00][..]),
+            (-1, &[0x01]),
+            (1, &[0x02]),
+            (63, &[0x7e]),
+            (-64, &[0x7f]),
+            (64, &[0x80, 0x01]),
+            (8191, &[0xfe, 0x7f]),
+            (i32::MAX, &[0xfe, 0xff, 0xff, 0xff, 0x0f]),
+            (i32::MIN, &[0xff, 0xff, 0xff, 0xff, 0x0f]),
+        ] {
+            let mut slot = [0; 5];
+            let end = put_varint(&mut slot, 0, value);
+            assert_eq!(&slot[..end], bytes, "{value}");
+            assert_eq!(varint_len(value), bytes.len(), "{value}");
+        }
+    }
+
+    #[test]
+    fn overflow_and_truncation_are_told_apart() {
+        assert_eq!(take_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x10][..]), Err(VarintError::Overflow));
+        assert_eq!(take_varint(&mut &[0x80, 0x80, 0x80, 0x80, 0x80, 0x00][..]), Err(VarintError::Overflow));
+        assert_eq!(take_varint(&mut &[0x80, 0x80][..]), Err(VarintError::Truncated));
+        assert_eq!(take_varint(&mut &[][..]), Err(VarintError::Truncated));
+        assert_eq!(take_varlong(&mut &[0xff; 10][..]), Err(VarintError::Overflow));
+        assert_eq!(take_varlong(&mut &[0xff; 9][..]), Err(VarintError::Truncated));
+    }
+
+    proptest! {
+        #[test]
+        fn varint_round_trip(value: i32) {
+            let mut slot = [0; 5];
+            let end = put_varint(&mut slot, 0, value);
+            prop_assert_eq!(end, varint_len(value));
+            let mut input = &slot[..end];
+            prop_assert_eq!(take_varint(&mut input), Ok(value));
+            prop_assert!(input.is_empty());
+        }
+
+        #[test]
+        fn varlong_round_trip(value: i64, shift in 0u32..64) {
+            let value = value >> shift;
+            let mut slot = [0; 10];
+            let end = put_varlong(&mut slot, 0, value);
+            prop_assert_eq!(end, varlong_len(value));
+            let mut input = &slot[..end];
+            prop_assert_eq!(take_varlong(&mut input), Ok(value));
+            prop_assert!(input.is_empty());
+        }
+    }
+}
