@@ -1,1 +1,4 @@
 //! The group machines.
+
+pub mod assignor;
+mod java_order;
