@@ -43,7 +43,7 @@ fn java() -> PathBuf {
 
 /// The broker's class path.
 fn broker_class_path() -> Outcome<String> {
-    fetch_jars("kafka", KAFKA_VERSION, &dependency("kafka_2.13", KAFKA_VERSION, ""))
+    fetch_jars("kafka_2.13", KAFKA_VERSION, &dependency("kafka_2.13", KAFKA_VERSION, ""))
 }
 
 /// The tools' class path. Apart from the broker's, since it brings the clients of another release; without Connect,

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod docker;
+mod lease;
 mod maven;
 mod probe;
 mod properties;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use clap::Args;
 use clap::Subcommand;
 
-pub(crate) use self::cluster::Cluster;
+use self::cluster::Cluster;
+pub(crate) use self::lease::Lease;
 use crate::host::Outcome;
 
 /// The release of the broker. `codegen` reads its schemas from the same one.
@@ -83,6 +85,9 @@ enum Action {
         #[arg(long)]
         node: u16,
     },
+    /// Take the cluster down when our stdin ends
+    #[command(hide = true)]
+    Guard,
     /// Print the class path of Kafka's own command-line tools, fetching them if need be
     ToolsClassPath,
 }
@@ -137,6 +142,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Action::Start { node, no_wait } => Cluster::at(port)?.start(node, !no_wait)?,
         Action::Pause { node } => Cluster::at(port)?.pause(node)?,
         Action::Resume { node } => Cluster::at(port)?.resume(node)?,
+        Action::Guard => lease::guard(port)?,
         Action::ToolsClassPath => println!("{}", tools_class_path()?),
     }
     Ok(())

@@ -1,0 +1,149 @@
+//! `cargo xtask test`: every test, on the embedded broker and on real Kafka, then a short fuzzing and a short fault run.
+//! Starts what it needs and takes it down again; says loudly what it couldn't test, which is a failure under `CI=true`.
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::faults;
+use crate::host;
+use crate::host::Outcome;
+use crate::kafka;
+use crate::kafka::Lease;
+use crate::kafka::Via;
+use crate::suite;
+use crate::suite::Tally;
+
+/// Long enough for each broker to be killed once and to come back.
+const FAULT_MINUTES: f64 = 2.0;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How the nodes of real Kafka run: auto, docker or maven
+    #[arg(long, default_value = "auto")]
+    via: Via,
+    /// The tests alone: no fuzzing, no fault run
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What was run, what failed, what couldn't be run.
+#[derive(Default)]
+struct Report {
+    embedded: Tally,
+    one_node: Tally,
+    three_nodes: Tally,
+    others: Vec<String>,
+    failed: Vec<String>,
+    untested: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let began = Instant::now();
+    let mut report = Report::default();
+
+    // Apart from the run, so that nothing is measured or times out while the compiler has the processor.
+    host::run(host::cargo().args(["test", "--workspace", "--no-run", "--quiet"]))?;
+    let (tally, outcome) = suite::run(host::cargo().args(["test", "--workspace", "--no-fail-fast"]));
+    report.embedded = tally;
+    report.note("tests on the embedded broker", outcome);
+
+    match kafka::choose(arguments.via) {
+        Ok(via) => {
+            let outcome = one_node(via, &mut report);
+            report.note("tests on one real node", outcome);
+            let outcome = three_nodes(via, !arguments.quick, &mut report);
+            report.note("tests on three real nodes", outcome);
+        }
+        Err(missing) => {
+            report.untested.push(format!("anything on real Kafka, the fault run: {missing}"));
+        }
+    }
+    report.conclude(began)
+}
+
+fn one_node(via: Via, report: &mut Report) -> Outcome {
+    let lease = Lease::take(1, via)?;
+    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_1", "one_node::", report)?);
+    report.one_node = tally;
+    outcome?;
+    some_ran(tally)
+}
+
+fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
+    let lease = Lease::take(3, via)?;
+    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_3", "three_nodes::", report)?);
+    report.three_nodes = tally;
+    outcome?;
+    some_ran(tally)?;
+
+    // These stop nodes under their own feet: one at a time, and nothing else beside them.
+    let mut disturbed = real_tests(&lease, "MILENA_KAFKA_3", "disturbed::", report)?;
+    let (tally, outcome) = suite::run(disturbed.arg("--test-threads=1"));
+    report.three_nodes += tally;
+    outcome?;
+
+    if with_faults {
+        faults::on(&lease, FAULT_MINUTES, false)?;
+        report.others.push(format!("{FAULT_MINUTES} minutes of faults on three real nodes"));
+    }
+    Ok(())
+}
+
+/// The tests of the modules called `filter`, which a plain `cargo test` ignores, with `lease` to run on.
+fn real_tests(lease: &Lease, variable: &str, filter: &str, report: &mut Report) -> Outcome<Command> {
+    let mut command = host::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast", "--quiet", "--", "--ignored", filter]);
+    lease.tell(&mut command, variable)?;
+    match kafka::tools_class_path() {
+        Ok(class_path) => {
+            command.env("MILENA_KAFKA_CP", class_path);
+        }
+        Err(missing) => {
+            command.args(["--skip", "java_tools"]);
+            let untested = format!("Kafka's Java tools on the other side: {missing}");
+            if !report.untested.contains(&untested) {
+                report.untested.push(untested);
+            }
+        }
+    }
+    Ok(command)
+}
+
+/// A filter that matches nothing passes in silence: that is no proof.
+fn some_ran(tally: Tally) -> Outcome {
+    if tally.passed > 0 { Ok(()) } else { Err("no test ran".into()) }
+}
+
+impl Report {
+    fn note(&mut self, what: &str, outcome: Outcome) {
+        if let Err(failure) = outcome {
+            eprintln!("test: {what} failed: {failure}");
+            self.failed.push(what.to_owned());
+        }
+    }
+
+    fn conclude(mut self, began: Instant) -> Outcome {
+        let mut text = String::from("\n");
+        for (what, tally) in
+            [("embedded", self.embedded), ("one real node", self.one_node), ("three real nodes", self.three_nodes)]
+        {
+            let Tally { passed, failed, .. } = tally;
+            writeln!(text, "{passed:>6} passed, {failed} failed on {what}")?;
+        }
+        for other in &self.others {
+            writeln!(text, "       {other}")?;
+        }
+        writeln!(text, "       in {:.0} s", began.elapsed().as_secs_f64())?;
+        for untested in &self.untested {
+            writeln!(text, "\n  NOT TESTED: {untested}")?;
+        }
+        println!("{text}");
+        if host::is_ci() {
+            self.failed.extend(self.untested.iter().map(|untested| format!("not tested: {untested}")));
+        }
+        if self.failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", self.failed.join("; ")).into()) }
+    }
+}
