@@ -4,7 +4,10 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{ApiKey, DecodeError, EncodeError};
+use crate::{
+    ApiKey, DecodeError, EncodeError,
+    primitives::{Reader, Writer},
+};
 
 /// The versions of a message, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,3 +90,53 @@ pub trait Request: Message {
     /// The answer, in the version of the request.
     type Response: Message;
 }
+
+/// A message, or a struct inside one, as a list of fields. The reader and the writer know the version.
+pub(crate) trait Struct: Sized {
+    /// The fewest bytes that it takes on the wire, in any version.
+    const SMALLEST: usize;
+
+    fn read(r: &mut Reader) -> Self;
+
+    fn write(&self, w: &mut Writer<'_>);
+}
+
+/// Makes a message of a [`Struct`]: its versions, and the first of them in the flexible encoding.
+macro_rules! message {
+    ($message:ident, $min:literal..=$max:literal, flexible $flexible:expr) => {
+        impl $crate::Message for $message {
+            const NAME: &'static str = stringify!($message);
+            const VERSIONS: $crate::VersionRange = $crate::VersionRange::new($min, $max);
+        }
+
+        impl $crate::Encode for $message {
+            fn encode(&self, version: i16, buf: &mut bytes::BytesMut) -> Result<(), $crate::EncodeError> {
+                let versions = <Self as $crate::Message>::VERSIONS;
+                let mut w = Writer::open(stringify!($message), versions, $flexible, version, buf)?;
+                self.write(&mut w);
+                w.finish()
+            }
+        }
+
+        impl $crate::Decode for $message {
+            fn decode(version: i16, buf: &mut bytes::Bytes) -> Result<Self, $crate::DecodeError> {
+                let versions = <Self as $crate::Message>::VERSIONS;
+                let mut r = Reader::open(stringify!($message), versions, $flexible, version, buf)?;
+                let value = Self::read(&mut r);
+                r.finish(value, buf)
+            }
+        }
+    };
+}
+
+macro_rules! request {
+    ($request:ident, $api:ident, $response:ty) => {
+        impl $crate::Request for $request {
+            const API_KEY: $crate::ApiKey = $crate::ApiKey::$api;
+            type Response = $response;
+        }
+    };
+}
+
+pub(crate) use message;
+pub(crate) use request;

@@ -92,17 +92,17 @@ pub enum ApiKey {
     IncrementalAlterConfigs = 44,
     /// AlterPartitionReassignments, versions 0-1.
     AlterPartitionReassignments = 45,
-    /// ListPartitionReassignments, versions 0-0.
+    /// ListPartitionReassignments, versions 0.
     ListPartitionReassignments = 46,
-    /// OffsetDelete, versions 0-0.
+    /// OffsetDelete, versions 0.
     OffsetDelete = 47,
     /// DescribeClientQuotas, versions 0-1.
     DescribeClientQuotas = 48,
     /// AlterClientQuotas, versions 0-1.
     AlterClientQuotas = 49,
-    /// DescribeUserScramCredentials, versions 0-0.
+    /// DescribeUserScramCredentials, versions 0.
     DescribeUserScramCredentials = 50,
-    /// AlterUserScramCredentials, versions 0-0.
+    /// AlterUserScramCredentials, versions 0.
     AlterUserScramCredentials = 51,
     /// DescribeQuorum, versions 0-2.
     DescribeQuorum = 55,
@@ -110,11 +110,11 @@ pub enum ApiKey {
     UpdateFeatures = 57,
     /// DescribeCluster, versions 0-2.
     DescribeCluster = 60,
-    /// DescribeProducers, versions 0-0.
+    /// DescribeProducers, versions 0.
     DescribeProducers = 61,
-    /// UnregisterBroker, versions 0-0.
+    /// UnregisterBroker, versions 0.
     UnregisterBroker = 64,
-    /// DescribeTransactions, versions 0-0.
+    /// DescribeTransactions, versions 0.
     DescribeTransactions = 65,
     /// ListTransactions, versions 0-2.
     ListTransactions = 66,
@@ -122,17 +122,17 @@ pub enum ApiKey {
     ConsumerGroupHeartbeat = 68,
     /// ConsumerGroupDescribe, versions 0-1.
     ConsumerGroupDescribe = 69,
-    /// GetTelemetrySubscriptions, versions 0-0.
+    /// GetTelemetrySubscriptions, versions 0.
     GetTelemetrySubscriptions = 71,
-    /// PushTelemetry, versions 0-0.
+    /// PushTelemetry, versions 0.
     PushTelemetry = 72,
     /// ListConfigResources, versions 0-1.
     ListConfigResources = 74,
-    /// DescribeTopicPartitions, versions 0-0.
+    /// DescribeTopicPartitions, versions 0.
     DescribeTopicPartitions = 75,
-    /// ShareGroupHeartbeat, versions 1-1.
+    /// ShareGroupHeartbeat, versions 1.
     ShareGroupHeartbeat = 76,
-    /// ShareGroupDescribe, versions 1-1.
+    /// ShareGroupDescribe, versions 1.
     ShareGroupDescribe = 77,
     /// ShareFetch, versions 1-2.
     ShareFetch = 78,
@@ -140,7 +140,7 @@ pub enum ApiKey {
     ShareAcknowledge = 79,
     /// AddRaftVoter, versions 0-1.
     AddRaftVoter = 80,
-    /// RemoveRaftVoter, versions 0-0.
+    /// RemoveRaftVoter, versions 0.
     RemoveRaftVoter = 81,
     /// StreamsGroupHeartbeat, versions 0-1.
     StreamsGroupHeartbeat = 88,
@@ -148,13 +148,13 @@ pub enum ApiKey {
     StreamsGroupDescribe = 89,
     /// DescribeShareGroupOffsets, versions 0-1.
     DescribeShareGroupOffsets = 90,
-    /// AlterShareGroupOffsets, versions 0-0.
+    /// AlterShareGroupOffsets, versions 0.
     AlterShareGroupOffsets = 91,
-    /// DeleteShareGroupOffsets, versions 0-0.
+    /// DeleteShareGroupOffsets, versions 0.
     DeleteShareGroupOffsets = 92,
-    /// StreamsGroupTopologyDescriptionUpdate, versions 0-0.
+    /// StreamsGroupTopologyDescriptionUpdate, versions 0.
     StreamsGroupTopologyDescriptionUpdate = 93,
-    /// UnregisterController, versions 0-0.
+    /// UnregisterController, versions 0.
     UnregisterController = 94,
 }
 

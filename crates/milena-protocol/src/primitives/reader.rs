@@ -7,16 +7,24 @@
 use bytes::{Buf as _, Bytes};
 
 use super::{StrBytes, Uuid};
-use crate::{DecodeError, VersionRange};
+use crate::{DecodeError, VersionRange, codec::Struct};
 
 /// An array starts with room for at most this many elements, and for at most this many bytes, whatever its count
-/// says; then it doubles, never beyond its count. So memory follows the bytes that were really there.
+/// says; then it grows with what really came, never beyond its count.
 const MAX_PREALLOCATED_ELEMENTS: usize = 1024;
 const MAX_PREALLOCATED_BYTES: usize = 4096;
 
-/// The largest size in memory that an element may have per byte of its smallest size on the wire. Twice this (an
-/// array that has just doubled) is the bound that [`crate::Decode::decode`] promises. Generated code asserts it.
-pub(crate) const MAX_MEMORY_PER_WIRE_BYTE: usize = 32;
+/// What [`crate::Decode::decode`] promises.
+const MAX_MEMORY_PER_WIRE_BYTE: usize = 64;
+
+/// By which part of its length an array grows when it is full: it doubles, unless its elements are so large in memory,
+/// against the fewest bytes that they take on the wire, that twice their size would break the promise; then it grows by
+/// a quarter. An element too large for that fails to compile.
+const fn growth_divisor(element_size: usize, smallest: usize) -> usize {
+    let allowed = smallest * MAX_MEMORY_PER_WIRE_BYTE;
+    assert!(element_size + element_size.div_ceil(4) <= allowed, "the element is too large for its bytes on the wire");
+    if element_size * 2 <= allowed { 1 } else { 4 }
+}
 
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -113,10 +121,6 @@ impl Reader {
 
     pub(crate) fn i32(&mut self, field: &'static str) -> i32 {
         i32::from_be_bytes(self.fixed(field))
-    }
-
-    pub(crate) fn u32(&mut self, field: &'static str) -> u32 {
-        u32::from_be_bytes(self.fixed(field))
     }
 
     pub(crate) fn i64(&mut self, field: &'static str) -> i64 {
@@ -227,23 +231,30 @@ impl Reader {
         text
     }
 
-    /// An array of elements each of which takes at least `smallest` bytes on the wire.
-    pub(crate) fn nullable_array<T>(
+    /// An array of elements each of which takes at least `SMALLEST` bytes on the wire.
+    pub(crate) fn nullable_array<T, const SMALLEST: usize>(
+        &mut self,
+        field: &'static str,
+        element: fn(&mut Self) -> T,
+    ) -> Option<Vec<T>> {
+        let growth_divisor = const { growth_divisor(size_of::<T>(), SMALLEST) };
+        self.elements(field, SMALLEST, growth_divisor, element)
+    }
+
+    fn elements<T>(
         &mut self,
         field: &'static str,
         smallest: usize,
+        growth_divisor: usize,
         element: fn(&mut Self) -> T,
     ) -> Option<Vec<T>> {
-        let count = self.length(field, LegacyWidth::I32)?;
-        if count.checked_mul(smallest).is_none_or(|needed| needed > self.left()) {
-            self.fail(DecodeError::LengthExceedsFrame { field, length: count as u64, left: self.left() });
-            return None;
-        }
-        let room = MAX_PREALLOCATED_ELEMENTS.min(MAX_PREALLOCATED_BYTES / size_of::<T>().max(1)).max(1);
+        let count = self.count(field, smallest)?;
+        let room = (MAX_PREALLOCATED_BYTES / size_of::<T>().max(1)).clamp(1, MAX_PREALLOCATED_ELEMENTS);
         let mut elements = Vec::with_capacity(count.min(room));
         while elements.len() < count {
             if elements.len() == elements.capacity() {
-                elements.reserve_exact(elements.len().min(count - elements.len()));
+                let growth = elements.len().div_ceil(growth_divisor);
+                elements.reserve_exact(growth.min(count - elements.len()));
             }
             elements.push(element(self));
             if self.failed() {
@@ -254,15 +265,55 @@ impl Reader {
     }
 
     /// As [`Reader::nullable_array`], where null is an error.
-    pub(crate) fn array<T>(&mut self, field: &'static str, smallest: usize, element: fn(&mut Self) -> T) -> Vec<T> {
-        self.nullable_array(field, smallest, element).unwrap_or_else(|| {
+    pub(crate) fn array<T, const SMALLEST: usize>(
+        &mut self,
+        field: &'static str,
+        element: fn(&mut Self) -> T,
+    ) -> Vec<T> {
+        self.nullable_array::<T, SMALLEST>(field, element).unwrap_or_else(|| {
             self.null(field);
             Vec::new()
         })
     }
 
+    /// An array of structs.
+    pub(crate) fn nullable_structs<T: Struct>(&mut self, field: &'static str) -> Option<Vec<T>> {
+        let growth_divisor = const { growth_divisor(size_of::<T>(), T::SMALLEST) };
+        self.elements(field, T::SMALLEST, growth_divisor, T::read)
+    }
+
+    /// As [`Reader::nullable_structs`], where null is an error.
+    pub(crate) fn structs<T: Struct>(&mut self, field: &'static str) -> Vec<T> {
+        self.nullable_structs(field).unwrap_or_else(|| {
+            self.null(field);
+            Vec::new()
+        })
+    }
+
+    /// The count of an array whose elements take at least `smallest` bytes each.
+    fn count(&mut self, field: &'static str, smallest: usize) -> Option<usize> {
+        let count = self.length(field, LegacyWidth::I32)?;
+        if count.checked_mul(smallest).is_none_or(|needed| needed > self.left()) {
+            self.fail(DecodeError::LengthExceedsFrame { field, length: count as u64, left: self.left() });
+            return None;
+        }
+        Some(count)
+    }
+
+    /// A struct that may be null (KIP-893).
+    pub(crate) fn nullable_struct<T: Struct>(&mut self, field: &'static str) -> Option<T> {
+        self.is_present(field).then(|| T::read(self))
+    }
+
+    /// Fails if `value` is null in a version in which it may not be.
+    pub(crate) fn check_null<T>(&mut self, field: &'static str, may_be_null: bool, value: &Option<T>) {
+        if value.is_none() && !may_be_null {
+            self.null(field);
+        }
+    }
+
     /// Whether a nullable struct is there (KIP-893).
-    pub(crate) fn is_present(&mut self, field: &'static str) -> bool {
+    fn is_present(&mut self, field: &'static str) -> bool {
         match self.i8(field) {
             1 => true,
             -1 => false,

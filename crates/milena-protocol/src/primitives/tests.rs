@@ -1,7 +1,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{Reader, StrBytes, Uuid, Writer};
-use crate::DecodeError;
+use crate::{DecodeError, messages::EndTxnMarker};
 
 fn reader(flexible: bool, bytes: &'static [u8]) -> Reader {
     Reader::new(0, flexible, Bytes::from_static(bytes))
@@ -53,11 +53,11 @@ fn lengths_below_null_and_beyond_the_frame_are_refused() {
         Err(DecodeError::LengthExceedsFrame { field: "b", length: 2, left: 1 })
     );
     assert_eq!(
-        read(false, &[0x7f, 0xff, 0xff, 0xff], |r| r.array("a", 1, |r| r.i8("a"))),
+        read(false, &[0x7f, 0xff, 0xff, 0xff], |r| r.array::<_, 1>("a", |r| r.i8("a"))),
         Err(DecodeError::LengthExceedsFrame { field: "a", length: 0x7fff_ffff, left: 0 })
     );
     assert_eq!(
-        read(true, &[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0], |r| r.array("a", 2, |r| r.i16("a"))),
+        read(true, &[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0], |r| r.array::<_, 2>("a", |r| r.i16("a"))),
         Err(DecodeError::LengthExceedsFrame { field: "a", length: 0xffff_fffe, left: 2 })
     );
 }
@@ -68,11 +68,14 @@ fn null_is_refused_where_it_is_not_allowed() {
     assert_eq!(read(true, &[0], |r| r.string("s")), Err(DecodeError::NullNotAllowed { field: "s" }));
     assert_eq!(read(true, &[0], |r| r.bytes("b")), Err(DecodeError::NullNotAllowed { field: "b" }));
     assert_eq!(
-        read(false, &[0xff; 4], |r| r.array("a", 1, |r| r.i8("a"))),
+        read(false, &[0xff; 4], |r| r.array::<_, 1>("a", |r| r.i8("a"))),
         Err(DecodeError::NullNotAllowed { field: "a" })
     );
-    assert_eq!(read(true, &[0], |r| r.nullable_array("a", 1, |r| r.i8("a"))), Ok(None));
-    assert_eq!(read(true, &[5], |r| r.is_present("s")), Err(DecodeError::InvalidPresence { field: "s", value: 5 }));
+    assert_eq!(read(true, &[0], |r| r.nullable_array::<_, 1>("a", |r| r.i8("a"))), Ok(None));
+    assert_eq!(
+        read(true, &[5], |r| r.nullable_struct::<EndTxnMarker>("s")),
+        Err(DecodeError::InvalidPresence { field: "s", value: 5 })
+    );
 }
 
 #[test]

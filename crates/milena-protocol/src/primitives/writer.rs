@@ -6,7 +6,7 @@
 use bytes::{BufMut as _, BytesMut};
 
 use super::Uuid;
-use crate::{EncodeError, VersionRange};
+use crate::{EncodeError, VersionRange, codec::Struct};
 
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
@@ -63,12 +63,11 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The value of a field that may not be null in this version.
-    pub(crate) fn not_null<'v, T>(&mut self, field: &'static str, value: Option<&'v T>) -> Option<&'v T> {
-        if value.is_none() {
+    /// Fails if a field is null in a version in which it may not be.
+    pub(crate) fn check_null(&mut self, field: &'static str, may_be_null: bool, is_null: bool) {
+        if is_null && !may_be_null {
             self.fail(EncodeError::NullNotAllowed { field, version: self.version });
         }
-        value
     }
 
     pub(crate) fn bool(&mut self, value: bool) {
@@ -89,10 +88,6 @@ impl<'a> Writer<'a> {
 
     pub(crate) fn i32(&mut self, value: i32) {
         self.buf.put_i32(value);
-    }
-
-    pub(crate) fn u32(&mut self, value: u32) {
-        self.buf.put_u32(value);
     }
 
     pub(crate) fn i64(&mut self, value: i64) {
@@ -183,9 +178,15 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Says whether a nullable struct follows (KIP-893).
-    pub(crate) fn presence(&mut self, is_present: bool) {
-        self.i8(if is_present { 1 } else { -1 });
+    /// A struct that may be null (KIP-893).
+    pub(crate) fn nullable_struct<T: Struct>(&mut self, value: Option<&T>) {
+        match value {
+            Some(value) => {
+                self.i8(1);
+                value.write(self);
+            }
+            None => self.i8(-1),
+        }
     }
 
     /// The number of tagged fields that end a struct, if the version is flexible. Each follows by
