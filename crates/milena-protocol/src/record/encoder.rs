@@ -5,10 +5,9 @@
 
 use crate::compress::{CompressError, Compression};
 use crate::record::error::AppendError;
+use crate::record::layout::{BATCH_HEADER_LEN, MAX_HEADERS, NO_TIMESTAMP};
 use crate::record::sealed::SealedBatch;
-use crate::record::varint::{
-    BATCH_HEADER_LEN, MAX_HEADERS, NO_TIMESTAMP, put_varint, put_varlong, varint_len, varlong_len,
-};
+use crate::record::varint::{put_varint, put_varlong, varint_len, varlong_len};
 
 /// How far ahead of the records a recycled buffer is made writable at a time: little enough to stay in the cache.
 const AHEAD: usize = 4 * 1024;

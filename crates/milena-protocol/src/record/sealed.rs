@@ -6,8 +6,11 @@
 use bytes::Bytes;
 
 use crate::compress::Compression;
+use crate::record::batch::RecordBatch;
 use crate::record::crc::{self, Shift};
-use crate::record::varint::{BATCH_HEADER_LEN, CRC_START, LOG_OVERHEAD, MAGIC, at, attributes};
+use crate::record::encoder::BatchEncoder;
+use crate::record::error::RecordError;
+use crate::record::layout::{BATCH_HEADER_LEN, CRC_START, LOG_OVERHEAD, MAGIC, at, attributes};
 
 /// A closed batch, ready to be sent any number of times.
 ///
@@ -107,6 +110,39 @@ impl SealedBatch {
     /// Header and record section in one piece, as a log file holds them: a copy.
     pub fn to_bytes(&self) -> Bytes {
         Bytes::from([self.header.as_slice(), &self.records].concat())
+    }
+
+    /// The same records in smaller batches, in order: what to do about a broker that finds this one too large. Each
+    /// holds at most `at_most` bytes before compression, unless a single record has more; none is stamped.
+    ///
+    /// # Errors
+    /// None is to be expected: the batch was written by this library.
+    pub fn split(&self, at_most: usize) -> Result<Vec<Self>, RecordError> {
+        let batch = RecordBatch::parse(self.to_bytes())?;
+        let records = batch.records(self.raw_records_len)?;
+        let mut pieces = Vec::new();
+        let mut headers = Vec::new();
+        let mut open: Option<BatchEncoder> = None;
+        let seal = |piece: BatchEncoder| piece.seal(self.compression(), self.level).map_err(RecordError::Compress);
+        for record in &records {
+            let record = record?;
+            headers.clear();
+            headers.extend(record.headers);
+            let added = |piece: &BatchEncoder| piece.encoded_len(record.timestamp, record.key, record.value, &headers);
+            if let Some(full) = open.take_if(|piece| !piece.is_empty() && piece.len() + added(piece) > at_most) {
+                pieces.push(seal(full)?);
+            }
+            open.get_or_insert_with(|| BatchEncoder::new(Vec::new(), record.timestamp)).append(
+                record.timestamp,
+                record.key,
+                record.value,
+                &headers,
+            )?;
+        }
+        if let Some(last) = open {
+            pieces.push(seal(last)?);
+        }
+        Ok(pieces)
     }
 
     /// The buffer of the record section, to be recycled; `None` while a frame still shares it.

@@ -1,0 +1,309 @@
+//! The records of one batch, read lazily: every key, value and header is a slice of one buffer, nothing is allocated.
+//!
+//! A record is checked in full when it is reached, its headers included, so that what was handed out can't fail later.
+
+use std::iter::FusedIterator;
+
+use bytes::Bytes;
+
+use crate::record::batch::RecordBatch;
+use crate::record::encoder::RecordHeader;
+use crate::record::error::{CorruptBatch, CorruptRecord, RecordError};
+use crate::record::layout::MAX_HEADERS;
+use crate::record::varint::{VarintError, take_varint, take_varlong};
+
+/// A batch's records, decompressed.
+#[derive(Clone, Debug)]
+pub struct Records {
+    data: Bytes,
+    base_offset: i64,
+    last_offset_delta: i32,
+    record_count: i32,
+    base_timestamp: i64,
+    log_append_time: Option<i64>,
+    is_control: bool,
+}
+
+/// What a control batch says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ControlType {
+    /// The producer's transaction was aborted.
+    Abort,
+    /// The producer's transaction was committed.
+    Commit,
+    /// Something that concerns brokers only, by its number.
+    Other(i16),
+}
+
+/// One record, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// Its offset in the partition.
+    pub offset: i64,
+    /// Milliseconds since 1970, or -1 for none; set by the broker where the batch says so.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; `None` is a tombstone where the topic is compacted.
+    pub value: Option<&'a [u8]>,
+    /// Its headers.
+    pub headers: Headers<'a>,
+}
+
+impl Records {
+    pub(crate) fn new(batch: &RecordBatch, data: Bytes) -> Self {
+        Self {
+            data,
+            base_offset: batch.base_offset(),
+            last_offset_delta: batch.last_offset_delta(),
+            record_count: batch.record_count(),
+            base_timestamp: batch.base_timestamp(),
+            log_append_time: batch.log_append_time(),
+            is_control: batch.is_control(),
+        }
+    }
+
+    /// The records in order of their offsets. Ends after the first error.
+    pub fn iter(&self) -> RecordIter<'_> {
+        RecordIter { records: self, rest: &self.data, index: 0, last_delta: -1, done: false }
+    }
+
+    /// The buffer that records are slices of: `data().slice_ref(value)` keeps one without a copy.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// How many records there should be.
+    pub fn len(&self) -> usize {
+        self.record_count as usize
+    }
+
+    /// Whether the batch holds no records.
+    pub fn is_empty(&self) -> bool {
+        self.record_count == 0
+    }
+
+    /// What the batch says, if it is a control batch.
+    ///
+    /// # Errors
+    /// [`CorruptBatch::ControlRecord`] if it is one and says nothing that can be understood.
+    pub fn control_type(&self) -> Result<Option<ControlType>, RecordError> {
+        if !self.is_control {
+            return Ok(None);
+        }
+        let malformed =
+            || RecordError::CorruptBatch { base_offset: self.base_offset, reason: CorruptBatch::ControlRecord };
+        let record = self.iter().next().ok_or_else(malformed)??;
+        // ControlRecordType: version, then type. Later versions may only append.
+        let [v0, v1, t0, t1, ..] = *record.key.unwrap_or_default() else { return Err(malformed()) };
+        if i16::from_be_bytes([v0, v1]) < 0 {
+            return Err(malformed());
+        }
+        Ok(Some(match i16::from_be_bytes([t0, t1]) {
+            0 => ControlType::Abort,
+            1 => ControlType::Commit,
+            other => ControlType::Other(other),
+        }))
+    }
+}
+
+impl<'a> IntoIterator for &'a Records {
+    type Item = Result<RecordRef<'a>, RecordError>;
+    type IntoIter = RecordIter<'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Iterator over the records of a batch; see [`Records::iter`].
+#[derive(Clone, Debug)]
+pub struct RecordIter<'a> {
+    records: &'a Records,
+    rest: &'a [u8],
+    index: i32,
+    last_delta: i32,
+    done: bool,
+}
+
+impl<'a> Iterator for RecordIter<'a> {
+    type Item = Result<RecordRef<'a>, RecordError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        if self.index == self.records.record_count {
+            self.done = true;
+            let trailing = self.rest.len();
+            return (trailing != 0).then(|| {
+                let reason = CorruptBatch::TrailingBytes(trailing);
+                Err(RecordError::CorruptBatch { base_offset: self.records.base_offset, reason })
+            });
+        }
+        let parsed = self.parse();
+        self.index += 1;
+        Some(parsed.map_err(|reason| {
+            self.done = true;
+            RecordError::CorruptRecord { base_offset: self.records.base_offset, index: self.index - 1, reason }
+        }))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        if self.done {
+            return (0, Some(0));
+        }
+        // Damage can end it early; trailing bytes add an error.
+        (0, Some((self.records.record_count - self.index) as usize + 1))
+    }
+}
+
+impl FusedIterator for RecordIter<'_> {}
+
+impl<'a> RecordIter<'a> {
+    #[inline]
+    fn parse(&mut self) -> Result<RecordRef<'a>, CorruptRecord> {
+        let length = take_varint(&mut self.rest)?;
+        let (mut body, rest) = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.rest.split_at_checked(length))
+            .ok_or(CorruptRecord::Length(length))?;
+        self.rest = rest;
+
+        // The attributes: no bit of them has a meaning, and Kafka ignores them.
+        body = body.get(1..).ok_or(CorruptRecord::Truncated)?;
+        let timestamp_delta = take_varlong(&mut body)?;
+        let offset_delta = take_varint(&mut body)?;
+        if offset_delta <= self.last_delta || offset_delta > self.records.last_offset_delta {
+            return Err(CorruptRecord::OffsetDelta(offset_delta));
+        }
+        self.last_delta = offset_delta;
+        let timestamp = match self.records.log_append_time {
+            Some(timestamp) => timestamp,
+            None => self
+                .records
+                .base_timestamp
+                .checked_add(timestamp_delta)
+                .ok_or(CorruptRecord::TimestampDelta(timestamp_delta))?,
+        };
+        let key = take_nullable(&mut body)?.map_err(CorruptRecord::KeyLength)?;
+        let value = take_nullable(&mut body)?.map_err(CorruptRecord::ValueLength)?;
+        let headers = take_headers(&mut body)?;
+        if !body.is_empty() {
+            return Err(CorruptRecord::TrailingBytes(body.len()));
+        }
+        // Can't overflow: the batch's last offset doesn't, and this one is not above it.
+        let offset = self.records.base_offset + i64::from(offset_delta);
+        Ok(RecordRef { offset, timestamp, key, value, headers })
+    }
+}
+
+/// A record's headers in their order, duplicates included.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Headers<'a> {
+    bytes: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Headers<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The headers in their order.
+    pub fn iter(&self) -> HeaderIter<'a> {
+        HeaderIter { rest: self.bytes, left: self.count }
+    }
+
+    /// The last header of this name, which is the one that Kafka takes as its value.
+    pub fn last(&self, key: &str) -> Option<RecordHeader<'a>> {
+        self.iter().filter(|header| header.key == key).last()
+    }
+}
+
+impl<'a> IntoIterator for Headers<'a> {
+    type Item = RecordHeader<'a>;
+    type IntoIter = HeaderIter<'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Iterator over a record's headers; see [`Headers::iter`].
+#[derive(Clone, Debug)]
+pub struct HeaderIter<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for HeaderIter<'a> {
+    type Item = RecordHeader<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some(take_header(&mut self.rest).expect("headers are checked when their record is read"))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for HeaderIter<'_> {}
+impl FusedIterator for HeaderIter<'_> {}
+
+/// Reads a nullable byte string; the inner error is the length that can't be.
+#[inline]
+fn take_nullable<'a>(body: &mut &'a [u8]) -> Result<Result<Option<&'a [u8]>, i32>, CorruptRecord> {
+    let length = take_varint(body)?;
+    if length == -1 {
+        return Ok(Ok(None));
+    }
+    let Some((bytes, rest)) = usize::try_from(length).ok().and_then(|length| body.split_at_checked(length)) else {
+        return Ok(Err(length));
+    };
+    *body = rest;
+    Ok(Ok(Some(bytes)))
+}
+
+/// Reads the header count and checks every header behind it.
+#[inline]
+fn take_headers<'a>(body: &mut &'a [u8]) -> Result<Headers<'a>, CorruptRecord> {
+    let declared = take_varint(body)?;
+    // The smallest header is two bytes: an empty key and a null value.
+    let count = usize::try_from(declared)
+        .ok()
+        .filter(|count| *count <= MAX_HEADERS && *count <= body.len() / 2)
+        .ok_or(CorruptRecord::HeaderCount(declared))?;
+    let bytes = *body;
+    for _ in 0..count {
+        take_header(body)?;
+    }
+    Ok(Headers { bytes: &bytes[..bytes.len() - body.len()], count })
+}
+
+fn take_header<'a>(body: &mut &'a [u8]) -> Result<RecordHeader<'a>, CorruptRecord> {
+    let malformed = |_| CorruptRecord::Header;
+    let key = take_nullable(body)?.map_err(malformed)?.ok_or(CorruptRecord::Header)?;
+    let key = std::str::from_utf8(key).map_err(|_| CorruptRecord::Header)?;
+    let value = take_nullable(body)?.map_err(malformed)?;
+    Ok(RecordHeader { key, value })
+}
+
+impl From<VarintError> for CorruptRecord {
+    fn from(error: VarintError) -> Self {
+        match error {
+            VarintError::Truncated => Self::Truncated,
+            VarintError::Overflow => Self::VarintOverflow,
+        }
+    }
+}
