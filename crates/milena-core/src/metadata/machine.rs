@@ -1,0 +1,371 @@
+//! Which topics are wanted, when to ask for them, and what an answer changes. Decides only: the driver sends the query
+//! that [`Metadata::poll_query`] yields, reports how it went, and sleeps until [`Metadata::next_timeout`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use milena_protocol::ErrorCode;
+use milena_protocol::messages::MetadataResponse;
+use milena_protocol::messages::metadata_response::MetadataResponseTopic;
+
+use super::merge::{self, SeenEpochs};
+use super::snapshot::{BrokerMetadata, ClusterSnapshot};
+use crate::retry::Backoff;
+
+/// How metadata is kept fresh.
+#[derive(Debug, Clone)]
+pub struct MetadataConfig {
+    /// Wait between refreshes that left something open (`retry.backoff.ms`, `retry.backoff.max.ms`).
+    pub backoff: Backoff,
+    /// Age at which metadata is asked for anew though nothing went wrong (`metadata.max.age.ms`).
+    pub max_age: Duration,
+    /// Time after which a topic that nobody wants any more is forgotten (`metadata.max.idle.ms`).
+    pub max_idle: Duration,
+    /// How long the partitions of a topic outlive its disappearance: brokers may omit a topic for a moment.
+    pub missing_grace: Duration,
+    /// Time without any answer after which the bootstrap servers are asked (`metadata.recovery.rebootstrap.trigger.ms`).
+    pub rebootstrap_after: Duration,
+    /// Whether asking for a topic may create it (`allow.auto.create.topics`).
+    pub allow_auto_create: bool,
+}
+
+impl Default for MetadataConfig {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
+            max_age: Duration::from_secs(300),
+            max_idle: Duration::from_secs(300),
+            missing_grace: Duration::from_secs(30),
+            rebootstrap_after: Duration::from_secs(300),
+            allow_auto_create: false,
+        }
+    }
+}
+
+/// A metadata request to be sent to any broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataQuery {
+    /// The topics to ask for; `None` for all of the cluster.
+    pub topics: Option<Vec<Arc<str>>>,
+    /// Whether asking may create them.
+    pub allow_auto_create: bool,
+}
+
+/// Why an answer was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetadataError {
+    /// The broker asks for a new start from the bootstrap servers (KIP-1102).
+    #[error("the broker asks to start again from the bootstrap servers")]
+    RebootstrapRequired,
+    /// The broker answered with an error.
+    #[error("the broker refuses to give metadata with {0}")]
+    Refused(ErrorCode),
+    /// The answer names no broker: the one that gave it is not ready.
+    #[error("the broker knows of no broker in its cluster: it may still be starting")]
+    NoBrokers,
+    /// The answer is about another cluster than those before.
+    #[error("the broker belongs to cluster {found}, not to {expected}: check the bootstrap servers")]
+    OtherCluster {
+        /// The cluster of the answers before.
+        expected: Arc<str>,
+        /// The cluster of this one.
+        found: Arc<str>,
+    },
+}
+
+/// The metadata of one client.
+#[derive(Debug)]
+pub struct Metadata {
+    config: MetadataConfig,
+    snapshot: Arc<ClusterSnapshot>,
+    wanted: BTreeMap<Arc<str>, Wanted>,
+    // How many want all topics of the cluster.
+    want_all: usize,
+    seen: BTreeMap<Arc<str>, SeenEpochs>,
+    unreachable: BTreeSet<i32>,
+    in_flight: bool,
+    // Something asked for a refresh, or the last one left something open.
+    stale: bool,
+    // Something new is wanted: no backoff applies, since nothing has failed.
+    urgent: bool,
+    last_answer: Option<Instant>,
+    // Rebootstrapping is due so long after this.
+    silent_since: Instant,
+    not_before: Instant,
+    // Refreshes in a row that failed or left something open.
+    attempts: u32,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    last_used: Instant,
+    pins: usize,
+    missing_since: Option<Instant>,
+}
+
+impl Metadata {
+    /// Knows nothing and wants to be asked at once.
+    pub fn new(now: Instant, config: MetadataConfig) -> Self {
+        Self {
+            config,
+            snapshot: Arc::default(),
+            wanted: BTreeMap::new(),
+            want_all: 0,
+            seen: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
+            in_flight: false,
+            stale: true,
+            urgent: true,
+            last_answer: None,
+            silent_since: now,
+            not_before: now,
+            attempts: 0,
+        }
+    }
+
+    /// The latest view.
+    pub fn snapshot(&self) -> &Arc<ClusterSnapshot> {
+        &self.snapshot
+    }
+
+    /// Asks for `topic` from now on, until nobody has wanted it for `max_idle`. Returns whether it is new.
+    pub fn want(&mut self, now: Instant, topic: &str) -> bool {
+        if let Some(wanted) = self.wanted.get_mut(topic) {
+            wanted.last_used = now;
+            return false;
+        }
+        self.wanted.insert(topic.into(), Wanted { last_used: now, pins: 0, missing_since: None });
+        self.stale = true;
+        self.urgent = true;
+        true
+    }
+
+    /// As [`Self::want`], until a matching [`Self::unpin`].
+    pub fn pin(&mut self, now: Instant, topic: &str) {
+        self.want(now, topic);
+        if let Some(wanted) = self.wanted.get_mut(topic) {
+            wanted.pins += 1;
+        }
+    }
+
+    /// Takes one [`Self::pin`] back.
+    pub fn unpin(&mut self, now: Instant, topic: &str) {
+        if let Some(wanted) = self.wanted.get_mut(topic) {
+            wanted.pins = wanted.pins.saturating_sub(1);
+            wanted.last_used = now;
+        }
+    }
+
+    /// Asks for all topics of the cluster from now on, until a matching [`Self::unpin_all`].
+    pub fn pin_all(&mut self) {
+        self.want_all += 1;
+        self.stale = true;
+        self.urgent = true;
+    }
+
+    /// Takes one [`Self::pin_all`] back.
+    pub fn unpin_all(&mut self) {
+        self.want_all = self.want_all.saturating_sub(1);
+    }
+
+    /// Something showed that the metadata is out of date. However often it is called, refreshes keep their backoff.
+    pub fn request_refresh(&mut self) {
+        self.stale = true;
+    }
+
+    /// A refresh that does not wait for the backoff, because a person or a test asked for it.
+    pub fn request_refresh_now(&mut self) {
+        self.stale = true;
+        self.urgent = true;
+    }
+
+    /// Whether a refresh is under way or owed.
+    pub fn is_refreshing(&self) -> bool {
+        self.in_flight || self.stale
+    }
+
+    /// The query to send now, if one is due. Report its end by one of the `handle_` methods.
+    pub fn poll_query(&mut self, now: Instant) -> Option<MetadataQuery> {
+        if self.in_flight || self.due(now) > now {
+            return None;
+        }
+        self.forget_idle(now);
+        self.in_flight = true;
+        self.stale = false;
+        self.urgent = false;
+        let topics = (self.want_all == 0).then(|| self.wanted.keys().cloned().collect());
+        Some(MetadataQuery { topics, allow_auto_create: self.config.allow_auto_create })
+    }
+
+    /// When [`Self::poll_query`] will next have something; `None` while a query is in flight.
+    pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
+        (!self.in_flight).then(|| self.due(now))
+    }
+
+    fn due(&self, now: Instant) -> Instant {
+        if self.stale {
+            return if self.urgent { now } else { self.not_before };
+        }
+        self.last_answer.map_or(now, |at| at + self.config.max_age)
+    }
+
+    /// Takes an answer. Returns whether the snapshot is a new one.
+    ///
+    /// # Errors
+    /// [`MetadataError`]: nothing was taken, and the query counts as failed.
+    pub fn handle_response(
+        &mut self,
+        now: Instant,
+        response: &MetadataResponse,
+        rng: &mut fastrand::Rng,
+    ) -> Result<bool, MetadataError> {
+        if let Err(error) = self.check(response) {
+            self.handle_failure(now, rng);
+            return Err(error);
+        }
+        self.in_flight = false;
+        self.unreachable.clear();
+        self.last_answer = Some(now);
+        self.silent_since = now;
+        let mut next = ClusterSnapshot {
+            generation: self.snapshot.generation,
+            cluster_id: response.cluster_id.as_ref().map(|id| Arc::from(id.as_str())),
+            controller: Some(response.controller_id.0).filter(|node| *node >= 0),
+            brokers: read_brokers(response),
+            ..ClusterSnapshot::default()
+        };
+        if next.cluster_id.is_none() {
+            next.cluster_id = self.snapshot.cluster_id.clone();
+        }
+        let open = self.merge_topics(now, response, &mut next);
+        next.index_ids();
+        self.schedule(now, open, rng);
+        if next == *self.snapshot {
+            return Ok(false);
+        }
+        next.generation += 1;
+        self.snapshot = Arc::new(next);
+        Ok(true)
+    }
+
+    fn check(&self, response: &MetadataResponse) -> Result<(), MetadataError> {
+        match response.error_code {
+            ErrorCode::NONE => {}
+            ErrorCode::REBOOTSTRAP_REQUIRED => return Err(MetadataError::RebootstrapRequired),
+            error => return Err(MetadataError::Refused(error)),
+        }
+        if response.brokers.is_empty() {
+            return Err(MetadataError::NoBrokers);
+        }
+        match (&self.snapshot.cluster_id, &response.cluster_id) {
+            (Some(expected), Some(found)) if **expected != **found => {
+                Err(MetadataError::OtherCluster { expected: Arc::clone(expected), found: found.as_str().into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fills in the topics of `next`; returns whether some wanted topic is not usable yet.
+    fn merge_topics(&mut self, now: Instant, response: &MetadataResponse, next: &mut ClusterSnapshot) -> bool {
+        let mut open = false;
+        let mut answered = BTreeMap::new();
+        for topic in &response.topics {
+            if let Some(name) = topic.name.as_deref() {
+                answered.entry(name).or_insert(topic);
+            }
+        }
+        let all = self.want_all > 0;
+        let names = answered.keys().filter(|name| all || self.wanted.contains_key(**name)).map(|name| Arc::from(*name));
+        let names = names.chain(self.wanted.keys().cloned()).collect::<BTreeSet<Arc<str>>>();
+        let missing = MetadataResponseTopic {
+            error_code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            ..MetadataResponseTopic::default()
+        };
+        for name in names {
+            let answer = answered.get(&*name).copied();
+            let known = self.snapshot.topics.get(&name).map(|topic| &**topic);
+            let wanted = self.wanted.get_mut(&name);
+            // Wanted since the query was sent: it was not asked for, so its absence says nothing.
+            if answer.is_none() && known.is_none() && self.urgent {
+                continue;
+            }
+            let answer = answer.unwrap_or(&missing);
+            let topic = if answer.error_code.is_ok() {
+                if let Some(wanted) = wanted {
+                    wanted.missing_since = None;
+                }
+                merge::merge(&name, known, self.seen.entry(Arc::clone(&name)).or_default(), answer)
+            } else {
+                let since = wanted.map_or(now, |wanted| *wanted.missing_since.get_or_insert(now));
+                let kept = known.filter(|_| now.saturating_duration_since(since) < self.config.missing_grace);
+                if kept.is_none() {
+                    self.seen.remove(&name);
+                }
+                merge::keep(&name, kept, answer)
+            };
+            open |= topic.error.is_retriable() || topic.partitions.iter().any(|partition| partition.leader.is_none());
+            next.topics.insert(name, Arc::new(topic));
+        }
+        self.seen.retain(|name, _| next.topics.contains_key(name));
+        open
+    }
+
+    /// No answer came, or none that can be used.
+    pub fn handle_failure(&mut self, now: Instant, rng: &mut fastrand::Rng) {
+        self.in_flight = false;
+        self.schedule(now, true, rng);
+    }
+
+    /// A broker could not be reached for a query. When none of those known can, a new start is due (KIP-899).
+    pub fn handle_unreachable(&mut self, node: i32) {
+        self.unreachable.insert(node);
+    }
+
+    /// Whether the bootstrap servers should be asked instead of the brokers known.
+    pub fn is_rebootstrap_due(&self, now: Instant) -> bool {
+        let brokers = &self.snapshot.brokers;
+        !brokers.is_empty()
+            && (brokers.keys().all(|node| self.unreachable.contains(node))
+                || now.saturating_duration_since(self.silent_since) >= self.config.rebootstrap_after)
+    }
+
+    /// Forgets the brokers, so that the bootstrap servers are asked at once. Topics keep their state.
+    pub fn rebootstrap(&mut self, now: Instant) {
+        self.unreachable.clear();
+        self.silent_since = now;
+        self.request_refresh();
+        if !self.snapshot.brokers.is_empty() {
+            let mut next = ClusterSnapshot::clone(&self.snapshot);
+            next.brokers.clear();
+            next.generation += 1;
+            self.snapshot = Arc::new(next);
+        }
+    }
+
+    fn schedule(&mut self, now: Instant, open: bool, rng: &mut fastrand::Rng) {
+        // Even after a good refresh the next one keeps the first backoff: an error that comes once per request would
+        // else cause a refresh per request.
+        self.not_before = now + self.config.backoff.delay(self.attempts, rng);
+        self.attempts = if open { self.attempts.saturating_add(1) } else { 0 };
+        self.stale |= open;
+    }
+
+    fn forget_idle(&mut self, now: Instant) {
+        let max_idle = self.config.max_idle;
+        self.wanted.retain(|_, wanted| wanted.pins > 0 || now.saturating_duration_since(wanted.last_used) < max_idle);
+    }
+}
+
+fn read_brokers(response: &MetadataResponse) -> BTreeMap<i32, BrokerMetadata> {
+    let read = response.brokers.iter().map(|broker| {
+        let node = broker.node_id.0;
+        let rack = broker.rack.as_ref().map(|rack| Arc::from(rack.as_str()));
+        (node, BrokerMetadata { node, host: broker.host.as_str().into(), port: broker.port, rack })
+    });
+    read.collect()
+}
+
+#[cfg(test)]
+mod tests;
