@@ -1,0 +1,66 @@
+//! TCP: resolves at every dial and tries each address in turn (KIP-302, KIP-602). Never sets buffer sizes: small fixed
+//! ones hurt long links, and the system tunes them.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, lookup_host};
+
+use super::{BoxFuture, Connector, Transport};
+use crate::address::BrokerAddress;
+
+/// Idle time before the first keep-alive probe: below the few minutes after which firewalls forget a connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Dials brokers over TCP, with `TCP_NODELAY` and keep-alive.
+#[derive(Debug, Clone)]
+pub struct TcpConnector {
+    address_timeout: Duration,
+}
+
+impl Default for TcpConnector {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(10))
+    }
+}
+
+impl TcpConnector {
+    /// A connector that gives each resolved address up after `address_timeout` and tries the next
+    /// (`socket.connection.setup.timeout.ms`). The whole dial is bounded by its caller.
+    pub fn new(address_timeout: Duration) -> Self {
+        Self { address_timeout }
+    }
+}
+
+impl Connector for TcpConnector {
+    fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>> {
+        let address_timeout = self.address_timeout;
+        Box::pin(async move { dial(&address, address_timeout).await.map(Transport::tcp) })
+    }
+}
+
+async fn dial(address: &BrokerAddress, address_timeout: Duration) -> io::Result<TcpStream> {
+    let resolved = lookup_host((address.host(), address.port())).await?.collect::<Vec<_>>();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address");
+    for candidate in resolved {
+        last = match tokio::time::timeout(address_timeout, TcpStream::connect(candidate)).await {
+            Ok(Ok(stream)) => return tune(stream),
+            Ok(Err(error)) => io::Error::new(error.kind(), format!("{candidate}: {error}")),
+            Err(_) => io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{candidate}: no answer to the connection attempt within {address_timeout:?}"),
+            ),
+        };
+        tracing::debug!(%address, error = %last, "dial failed, trying the next address");
+    }
+    Err(last)
+}
+
+fn tune(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
+}
