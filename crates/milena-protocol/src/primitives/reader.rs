@@ -290,6 +290,14 @@ impl Reader {
         })
     }
 
+    /// The count of an array that may not be null, for a caller that reads the elements itself; 0 after an error.
+    pub(crate) fn required_count(&mut self, field: &'static str, smallest: usize) -> usize {
+        self.count(field, smallest).unwrap_or_else(|| {
+            self.null(field);
+            0
+        })
+    }
+
     /// The count of an array whose elements take at least `smallest` bytes each.
     fn count(&mut self, field: &'static str, smallest: usize) -> Option<usize> {
         let count = self.length(field, LegacyWidth::I32)?;

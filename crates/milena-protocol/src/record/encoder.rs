@@ -130,6 +130,11 @@ impl BatchEncoder {
         self.buffer.capacity()
     }
 
+    /// The records so far, in the wire's format.
+    pub fn records(&self) -> &[u8] {
+        &self.buffer[..self.end]
+    }
+
     /// The buffer, to be recycled where a batch is given up unsent.
     pub fn into_buffer(self) -> Vec<u8> {
         self.buffer

@@ -3,13 +3,13 @@
 /// Length in bytes of a batch's header, from its base offset to its record count.
 pub const BATCH_HEADER_LEN: usize = 61;
 /// Bytes in front of the part that `batch_length` counts: base offset and the length itself.
-pub const LOG_OVERHEAD: usize = 12;
+pub(crate) const LOG_OVERHEAD: usize = 12;
 /// The smallest legal `batch_length`: a batch without records.
-pub const MIN_BATCH_LENGTH: i32 = (BATCH_HEADER_LEN - LOG_OVERHEAD) as i32;
+pub(crate) const MIN_BATCH_LENGTH: i32 = (BATCH_HEADER_LEN - LOG_OVERHEAD) as i32;
 /// Where the part covered by the CRC starts: at the attributes.
-pub const CRC_START: usize = 21;
+pub(crate) const CRC_START: usize = 21;
 /// The only record format that is written and read: Kafka 0.11 and later.
-pub const MAGIC: i8 = 2;
+pub(crate) const MAGIC: i8 = 2;
 /// The smallest record: length, attributes, timestamp delta, offset delta, key length, value length, header count.
 pub const MIN_RECORD_LEN: usize = 7;
 /// The most headers a record may have.

@@ -107,6 +107,11 @@ impl SealedBatch {
         Compression::from_id(id).expect("the seal wrote the id of a codec")
     }
 
+    /// The level that it was sealed with, if one was given.
+    pub fn level(&self) -> Option<i32> {
+        self.level
+    }
+
     /// Header and record section in one piece, as a log file holds them: a copy.
     pub fn to_bytes(&self) -> Bytes {
         Bytes::from([self.header.as_slice(), &self.records].concat())
