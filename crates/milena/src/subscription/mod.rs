@@ -1,0 +1,13 @@
+//! A subscription: one consumer, the lanes of its partitions, its handlers and its policy, under one handle.
+//!
+//! `engine` decides and runs handlers, and knows no client; `driver` is the one task that owns both the engine and the
+//! consumer; `handle` is what the user holds.
+
+mod engine;
+mod status;
+
+#[cfg(test)]
+mod engine_tests;
+
+pub use engine::Order;
+pub use status::{StopReason, SubscriptionEvent};
