@@ -1,4 +1,10 @@
-//! The group machines.
+//! The group machines: membership by the classic protocol, assignors, and the lane that orders commits.
 
 pub mod assignor;
+mod blobs;
+pub mod classic;
+pub mod commit_lane;
 mod java_order;
+mod state;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,705 @@
+//! Membership in a group by the classic protocol: Join, Sync, Heartbeat, Leave; eager and cooperative (KIP-429), static
+//! members (KIP-345). One owner drives it: feed replies and the time, then drain requests and events.
+//!
+//! Holds no offsets and sends nothing. A reply carries the attempt of its request, so that one which arrives after the
+//! coordinator was lost or the member fenced is a no-op.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use milena_protocol::ErrorCode;
+
+pub use super::state::MemberState;
+use super::{
+    assignor::{Assignor, GroupMember, TopicRacks},
+    blobs,
+};
+use crate::{consumer::TopicPartition, retry::Backoff};
+
+/// What a member is configured with; Kafka's names.
+#[derive(Clone, Debug)]
+pub struct MembershipConfig {
+    /// `group.instance.id`: a static member, which keeps its partitions through a restart.
+    pub instance_id: Option<Arc<str>>,
+    /// `partition.assignment.strategy`, best first.
+    pub assignors: Vec<Assignor>,
+    /// `session.timeout.ms`
+    pub session_timeout: Duration,
+    /// How long the application has to give partitions up; Java uses `max.poll.interval.ms`.
+    pub rebalance_timeout: Duration,
+    /// `heartbeat.interval.ms`
+    pub heartbeat_interval: Duration,
+    /// `max.poll.interval.ms`
+    pub max_poll_interval: Duration,
+    /// `client.rack`
+    pub rack: Option<Arc<str>>,
+    /// `retry.backoff.ms`, `retry.backoff.max.ms`
+    pub backoff: Backoff,
+}
+
+/// A request to be sent to the coordinator (the first: to be found). Give `attempt` back with its reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupRequest {
+    /// Which attempt this is.
+    pub attempt: u64,
+    /// What to send.
+    pub kind: GroupRequestKind,
+}
+
+/// What to send.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GroupRequestKind {
+    /// Look the coordinator up: [`Membership::handle_coordinator`].
+    FindCoordinator,
+    /// JoinGroup, one protocol per assignor: [`Membership::handle_join`].
+    Join {
+        /// Empty before the coordinator has given one.
+        member_id: Arc<str>,
+        /// Names and subscriptions.
+        protocols: Vec<(&'static str, Bytes)>,
+        /// Why, for the broker's log (KIP-800).
+        reason: String,
+    },
+    /// SyncGroup; assignments from the leader only: [`Membership::handle_sync`].
+    Sync {
+        /// Our id.
+        member_id: Arc<str>,
+        /// The generation JoinGroup gave.
+        generation: i32,
+        /// The chosen protocol.
+        protocol: &'static str,
+        /// Member ids and their assignments.
+        assignments: Vec<(Arc<str>, Bytes)>,
+    },
+    /// Heartbeat: [`Membership::handle_heartbeat`].
+    Heartbeat {
+        /// Our id.
+        member_id: Arc<str>,
+        /// Our generation.
+        generation: i32,
+    },
+    /// LeaveGroup: [`Membership::handle_leave`].
+    Leave {
+        /// Our id.
+        member_id: Arc<str>,
+        /// Why, for the broker's log (KIP-800).
+        reason: &'static str,
+    },
+}
+
+/// A JoinGroup response.
+#[derive(Clone, Debug, Default)]
+pub struct JoinReply {
+    /// What went wrong, if anything.
+    pub error: ErrorCode,
+    /// The new generation.
+    pub generation: i32,
+    /// The chosen protocol.
+    pub protocol: Option<Arc<str>>,
+    /// The member that assigns.
+    pub leader: Arc<str>,
+    /// A leader that came back as a static member need not assign again.
+    pub skip_assignment: bool,
+    /// Our id.
+    pub member_id: Arc<str>,
+    /// For the leader: all members.
+    pub members: Vec<JoinedMember>,
+}
+
+/// A member, as the leader hears of it.
+#[derive(Clone, Debug)]
+pub struct JoinedMember {
+    /// The id the coordinator gave.
+    pub member_id: Arc<str>,
+    /// `group.instance.id`
+    pub instance_id: Option<Arc<str>>,
+    /// Its subscription, in its own bytes.
+    pub metadata: Bytes,
+}
+
+/// What the owner has to act upon.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GroupEvent {
+    /// The application is to give these up; call [`Membership::handle_revoked`] when it has.
+    Revoke(Vec<TopicPartition>),
+    /// These are gone already: others may hold them.
+    Lost(Vec<TopicPartition>),
+    /// A rebalance is over: these were added to what was kept.
+    Assigned(Vec<TopicPartition>),
+    /// We lead: call [`Membership::assign`] with these topics' partitions.
+    NeedPartitions(BTreeSet<Arc<str>>),
+    /// The membership ended for good.
+    Failed(GroupError),
+}
+
+/// Why a membership ended for good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// Another consumer uses the same `group.instance.id`.
+    #[error("another consumer took over this group.instance.id, give each instance its own")]
+    Fenced,
+    /// The coordinator refused the group or the member.
+    #[error("the coordinator refused the member with {0}, check the group id, its rights and the timeouts")]
+    Refused(ErrorCode),
+    /// The other members share no assignor with us.
+    #[error("the group uses protocol {0:?}, which is not among our assignors; configure one that all members have")]
+    UnknownProtocol(String),
+}
+
+/// A reply, or none because the connection ended or the time limit passed.
+pub type Reply<T> = Result<T, NoReply>;
+
+/// The connection ended or the time limit passed before a reply came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoReply;
+
+#[derive(Debug)]
+enum SyncStep {
+    /// The leader waits for partitions of its members' topics.
+    AwaitPartitions(Vec<GroupMember>),
+    Ready(Vec<(Arc<str>, Bytes)>),
+    Sent,
+}
+
+/// A member of a classic group.
+#[derive(Debug)]
+pub struct Membership {
+    config: MembershipConfig,
+    state: MemberState,
+    attempt: u64,
+    topics: BTreeSet<Arc<str>>,
+    joined_topics: BTreeSet<Arc<str>>,
+    member_id: Arc<str>,
+    generation: i32,
+    assignor: Option<Assignor>,
+    leads: bool,
+    group_topics: BTreeSet<Arc<str>>,
+    owned: BTreeSet<TopicPartition>,
+    revoking: BTreeSet<TopicPartition>,
+    revoke_by: Option<Instant>,
+    /// What the sticky assignor reports: the last assignment and its generation, kept through eager revocations.
+    last_assignment: Option<(Vec<TopicPartition>, i32)>,
+    sync: SyncStep,
+    rejoin_reason: Option<&'static str>,
+    coordinator_known: bool,
+    finding: bool,
+    heartbeat_sent: bool,
+    next_heartbeat: Instant,
+    session_deadline: Instant,
+    last_poll: Instant,
+    not_before: Option<Instant>,
+    failures: u32,
+    leave_to_send: Option<&'static str>,
+    leave_sent: bool,
+    events: VecDeque<GroupEvent>,
+    rng: fastrand::Rng,
+}
+
+impl Membership {
+    /// A member that joins as soon as it has topics.
+    pub fn new(now: Instant, config: MembershipConfig, seed: u64) -> Self {
+        Self {
+            state: MemberState::Unjoined,
+            attempt: 0,
+            topics: BTreeSet::new(),
+            joined_topics: BTreeSet::new(),
+            member_id: Arc::from(""),
+            generation: -1,
+            assignor: None,
+            leads: false,
+            group_topics: BTreeSet::new(),
+            owned: BTreeSet::new(),
+            revoking: BTreeSet::new(),
+            revoke_by: None,
+            last_assignment: None,
+            sync: SyncStep::Sent,
+            rejoin_reason: None,
+            coordinator_known: false,
+            finding: false,
+            heartbeat_sent: false,
+            next_heartbeat: now,
+            session_deadline: now,
+            last_poll: now,
+            not_before: None,
+            failures: 0,
+            leave_to_send: None,
+            leave_sent: false,
+            events: VecDeque::new(),
+            rng: fastrand::Rng::with_seed(seed),
+            config,
+        }
+    }
+
+    /// Where the member stands.
+    pub fn state(&self) -> MemberState {
+        self.state
+    }
+
+    /// Our id and generation, to be sent with commits; `None` when there is no valid generation.
+    pub fn generation(&self) -> Option<(Arc<str>, i32)> {
+        (self.generation >= 0).then(|| (Arc::clone(&self.member_id), self.generation))
+    }
+
+    /// `group.instance.id`
+    pub fn instance_id(&self) -> Option<&Arc<str>> {
+        self.config.instance_id.as_ref()
+    }
+
+    /// Partitions held, those being revoked included.
+    pub fn owned(&self) -> &BTreeSet<TopicPartition> {
+        &self.owned
+    }
+
+    /// As leader: all topics of the group. A change of their partitions is for the leader to notice.
+    pub fn group_topics(&self) -> Option<&BTreeSet<Arc<str>>> {
+        self.leads.then_some(&self.group_topics)
+    }
+
+    /// Whether partitions are kept through a rebalance: when every assignor can, as in Java.
+    pub fn is_cooperative(&self) -> bool {
+        self.config.assignors.iter().all(|assignor| assignor.is_cooperative())
+    }
+
+    /// Sets the topics; a change starts a rebalance.
+    pub fn subscribe(&mut self, now: Instant, topics: BTreeSet<Arc<str>>) {
+        self.topics = topics;
+        if self.state == MemberState::Stable && self.topics != self.joined_topics {
+            self.begin_rebalance(now, "the subscription changed");
+        }
+    }
+
+    /// Starts a rebalance when none is under way.
+    pub fn request_rejoin(&mut self, now: Instant, reason: &'static str) {
+        if self.state == MemberState::Stable {
+            self.begin_rebalance(now, reason);
+        }
+    }
+
+    /// The application polled (or was still waiting inside a poll) at `at`.
+    pub fn handle_poll(&mut self, at: Instant) {
+        self.last_poll = self.last_poll.max(at);
+        if self.state == MemberState::Stale && self.leave_to_send.is_none() {
+            self.become_state(MemberState::Unjoined);
+        }
+    }
+
+    /// The coordinator was found, or not.
+    pub fn handle_coordinator(&mut self, now: Instant, attempt: u64, found: Reply<()>) {
+        if attempt != self.attempt || !self.finding {
+            return;
+        }
+        self.finding = false;
+        match found {
+            Ok(()) => {
+                self.coordinator_known = true;
+                self.not_before = None;
+                self.session_deadline = now + self.config.session_timeout;
+                // Whether we are still a member there is the first thing to learn.
+                self.next_heartbeat = now;
+            }
+            Err(NoReply) => self.back_off(now),
+        }
+    }
+
+    /// The connection to the coordinator ended, or somebody else learned that it moved.
+    pub fn handle_coordinator_lost(&mut self, now: Instant) {
+        if !self.coordinator_known {
+            return;
+        }
+        self.coordinator_known = false;
+        self.new_attempt();
+        if matches!(self.state, MemberState::PreparingRebalance | MemberState::CompletingRebalance) {
+            self.become_state(MemberState::Unjoined);
+        }
+        self.back_off(now);
+    }
+
+    /// JoinGroup was answered.
+    pub fn handle_join(&mut self, now: Instant, attempt: u64, reply: Reply<JoinReply>) {
+        if attempt != self.attempt || self.state != MemberState::PreparingRebalance {
+            return;
+        }
+        let Ok(reply) = reply else { return self.handle_coordinator_lost(now) };
+        match reply.error {
+            ErrorCode::NONE => self.joined(now, reply),
+            ErrorCode::MEMBER_ID_REQUIRED => {
+                self.member_id = reply.member_id;
+                self.become_state(MemberState::Unjoined);
+            }
+            error => self.handle_group_error(now, error),
+        }
+    }
+
+    fn joined(&mut self, now: Instant, reply: JoinReply) {
+        let Some(assignor) =
+            self.config.assignors.iter().copied().find(|assignor| Some(assignor.name()) == reply.protocol.as_deref())
+        else {
+            let name = reply.protocol.map(|name| name.to_string()).unwrap_or_default();
+            return self.fail(GroupError::UnknownProtocol(name));
+        };
+        self.failures = 0;
+        self.assignor = Some(assignor);
+        self.generation = reply.generation;
+        self.leads = reply.leader == reply.member_id;
+        self.member_id = reply.member_id;
+        self.next_heartbeat = now + self.config.heartbeat_interval;
+        self.session_deadline = now + self.config.session_timeout;
+        self.become_state(MemberState::CompletingRebalance);
+        if !self.leads {
+            self.sync = SyncStep::Ready(Vec::new());
+            return;
+        }
+        // A member whose subscription can't be read gets nothing; the others must not suffer for it.
+        let members: Vec<GroupMember> = reply
+            .members
+            .into_iter()
+            .map(|member| blobs::read_member(assignor, member.member_id, member.instance_id, &member.metadata))
+            .collect();
+        self.group_topics = members.iter().flat_map(|member| member.topics.iter().cloned()).collect();
+        if reply.skip_assignment {
+            self.sync = SyncStep::Ready(Vec::new());
+        } else {
+            self.sync = SyncStep::AwaitPartitions(members);
+            self.events.push_back(GroupEvent::NeedPartitions(self.group_topics.clone()));
+        }
+    }
+
+    /// As leader: spreads the group's partitions over its members.
+    pub fn assign(&mut self, topics: &TopicRacks) {
+        let (SyncStep::AwaitPartitions(members), Some(assignor)) = (&self.sync, self.assignor) else { return };
+        let assignments = assignor
+            .assign(topics, members)
+            .into_iter()
+            .zip(members)
+            .map(|(partitions, member)| (Arc::clone(&member.member_id), blobs::write_assignment(&partitions)))
+            .collect();
+        self.sync = SyncStep::Ready(assignments);
+    }
+
+    /// SyncGroup was answered, with our assignment.
+    pub fn handle_sync(&mut self, now: Instant, attempt: u64, reply: Reply<(ErrorCode, Bytes)>) {
+        if attempt != self.attempt || self.state != MemberState::CompletingRebalance {
+            return;
+        }
+        let Ok((error, assignment)) = reply else { return self.handle_coordinator_lost(now) };
+        if error.is_error() {
+            return self.handle_group_error(now, error);
+        }
+        match blobs::read_assignment(&assignment) {
+            Ok(partitions) => self.adopt(now, partitions),
+            // The leader sent what nobody can read: only another rebalance can help.
+            Err(_) => {
+                self.become_state(MemberState::Unjoined);
+                self.back_off(now);
+            }
+        }
+    }
+
+    fn adopt(&mut self, now: Instant, partitions: Vec<TopicPartition>) {
+        self.last_assignment = Some((partitions.clone(), self.generation));
+        let assigned: BTreeSet<TopicPartition> = partitions.into_iter().collect();
+        let added: Vec<TopicPartition> = assigned.difference(&self.owned).cloned().collect();
+        let revoked: BTreeSet<TopicPartition> = self.owned.difference(&assigned).cloned().collect();
+        self.owned.extend(added.iter().cloned());
+        self.events.push_back(GroupEvent::Assigned(added));
+        if !revoked.is_empty() {
+            // Cooperative: give them up, then join again so that their next owner gets them.
+            self.revoke(now, revoked, "partitions were revoked");
+            return;
+        }
+        self.become_state(MemberState::Stable);
+        if self.topics != self.joined_topics {
+            self.begin_rebalance(now, "the subscription changed");
+        }
+    }
+
+    /// Heartbeat was answered.
+    pub fn handle_heartbeat(&mut self, now: Instant, attempt: u64, reply: Reply<ErrorCode>) {
+        if attempt != self.attempt || !self.heartbeat_sent {
+            return;
+        }
+        self.heartbeat_sent = false;
+        if !self.state.heartbeats() {
+            return;
+        }
+        match reply {
+            Err(NoReply) => self.handle_coordinator_lost(now),
+            Ok(ErrorCode::NONE) => {
+                self.failures = 0;
+                self.session_deadline = now + self.config.session_timeout;
+            }
+            Ok(ErrorCode::REBALANCE_IN_PROGRESS) => {
+                self.session_deadline = now + self.config.session_timeout;
+                if self.state == MemberState::Stable {
+                    self.begin_rebalance(now, "the group rebalances");
+                }
+            }
+            Ok(error) => self.handle_group_error(now, error),
+        }
+    }
+
+    /// A commit sent under `generation` was answered with an error about the group.
+    pub fn handle_commit_error(&mut self, now: Instant, generation: i32, error: ErrorCode) {
+        if generation != self.generation || !self.state.may_commit() {
+            return;
+        }
+        match error {
+            ErrorCode::REBALANCE_IN_PROGRESS => self.request_rejoin(now, "the group rebalances"),
+            ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::ILLEGAL_GENERATION | ErrorCode::FENCED_INSTANCE_ID => {
+                self.handle_group_error(now, error);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_group_error(&mut self, now: Instant, error: ErrorCode) {
+        match error {
+            ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::NOT_COORDINATOR => self.handle_coordinator_lost(now),
+            ErrorCode::COORDINATOR_LOAD_IN_PROGRESS => {
+                if matches!(self.state, MemberState::PreparingRebalance | MemberState::CompletingRebalance) {
+                    self.become_state(MemberState::Unjoined);
+                }
+                self.back_off(now);
+            }
+            ErrorCode::REBALANCE_IN_PROGRESS => {
+                self.become_state(MemberState::Unjoined);
+            }
+            // The coordinator went on without us: what we held may have new owners.
+            ErrorCode::ILLEGAL_GENERATION => self.lose(MemberState::Unjoined),
+            ErrorCode::UNKNOWN_MEMBER_ID => {
+                self.member_id = Arc::from("");
+                self.lose(MemberState::Unjoined);
+            }
+            ErrorCode::FENCED_INSTANCE_ID => self.fail(GroupError::Fenced),
+            error => self.fail(GroupError::Refused(error)),
+        }
+    }
+
+    /// The application gave up what it was asked to.
+    pub fn handle_revoked(&mut self) {
+        if self.state == MemberState::Revoking {
+            self.finish_revocation();
+        }
+    }
+
+    fn finish_revocation(&mut self) {
+        let revoked = std::mem::take(&mut self.revoking);
+        self.owned.retain(|tp| !revoked.contains(tp));
+        self.revoke_by = None;
+        self.become_state(MemberState::Unjoined);
+    }
+
+    fn begin_rebalance(&mut self, now: Instant, reason: &'static str) {
+        let revoked = if self.is_cooperative() {
+            self.owned.iter().filter(|tp| !self.topics.contains(&tp.topic)).cloned().collect()
+        } else {
+            self.owned.clone()
+        };
+        if revoked.is_empty() {
+            self.rejoin_reason = Some(reason);
+            self.become_state(MemberState::Unjoined);
+        } else {
+            self.revoke(now, revoked, reason);
+        }
+    }
+
+    fn revoke(&mut self, now: Instant, partitions: BTreeSet<TopicPartition>, reason: &'static str) {
+        self.rejoin_reason = Some(reason);
+        self.revoke_by = Some(now + self.config.rebalance_timeout);
+        self.events.push_back(GroupEvent::Revoke(partitions.iter().cloned().collect()));
+        self.revoking = partitions;
+        self.become_state(MemberState::Revoking);
+    }
+
+    fn lose(&mut self, next: MemberState) {
+        self.generation = -1;
+        self.leads = false;
+        self.revoking.clear();
+        self.revoke_by = None;
+        let owned = std::mem::take(&mut self.owned);
+        if !owned.is_empty() {
+            self.events.push_back(GroupEvent::Lost(owned.into_iter().collect()));
+        }
+        self.new_attempt();
+        if self.state != next {
+            self.become_state(next);
+        }
+    }
+
+    fn fail(&mut self, error: GroupError) {
+        self.lose(MemberState::Fatal);
+        self.events.push_back(GroupEvent::Failed(error));
+    }
+
+    /// Leaves the group; a static member just stops, so that its partitions wait for its return (KIP-345).
+    pub fn close(&mut self, now: Instant) {
+        if matches!(self.state, MemberState::Leaving | MemberState::Left) {
+            return;
+        }
+        let leave = self.config.instance_id.is_none()
+            && !self.member_id.is_empty()
+            && self.coordinator_known
+            && !matches!(self.state, MemberState::Fatal);
+        self.owned.clear();
+        self.revoking.clear();
+        self.revoke_by = None;
+        self.new_attempt();
+        self.not_before = None;
+        self.last_poll = now;
+        if leave {
+            self.leave_to_send = Some("the consumer is being closed");
+            self.become_state(MemberState::Leaving);
+        } else {
+            if !MemberState::may_become(self.state, MemberState::Left) {
+                self.become_state(MemberState::Leaving);
+            }
+            self.become_state(MemberState::Left);
+        }
+        self.generation = -1;
+    }
+
+    /// LeaveGroup was answered, or not: either way we are gone.
+    pub fn handle_leave(&mut self, attempt: u64) {
+        if attempt != self.attempt || !self.leave_sent {
+            return;
+        }
+        self.leave_sent = false;
+        if self.state == MemberState::Leaving {
+            self.become_state(MemberState::Left);
+        }
+    }
+
+    /// The next request to send, if any.
+    pub fn poll_request(&mut self, now: Instant) -> Option<GroupRequest> {
+        self.expire(now);
+        if let Some(reason) = self.leave_to_send.take() {
+            self.leave_sent = true;
+            let member_id = std::mem::replace(&mut self.member_id, Arc::from(""));
+            return Some(self.request(GroupRequestKind::Leave { member_id, reason }));
+        }
+        let active =
+            !matches!(self.state, MemberState::Stale | MemberState::Leaving | MemberState::Left | MemberState::Fatal);
+        if !active || self.topics.is_empty() && self.state == MemberState::Unjoined && self.generation < 0 {
+            return None;
+        }
+        if self.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.not_before = None;
+        if !self.coordinator_known {
+            if self.finding {
+                return None;
+            }
+            self.finding = true;
+            return Some(self.request(GroupRequestKind::FindCoordinator));
+        }
+        match self.state {
+            MemberState::Unjoined => {
+                self.become_state(MemberState::PreparingRebalance);
+                self.new_attempt();
+                self.joined_topics = self.topics.clone();
+                let kind = GroupRequestKind::Join {
+                    member_id: Arc::clone(&self.member_id),
+                    protocols: self.protocols(),
+                    reason: self.rejoin_reason.take().unwrap_or("the member joins").to_owned(),
+                };
+                Some(self.request(kind))
+            }
+            MemberState::CompletingRebalance if matches!(self.sync, SyncStep::Ready(_)) => {
+                let SyncStep::Ready(assignments) = std::mem::replace(&mut self.sync, SyncStep::Sent) else {
+                    return None;
+                };
+                let protocol = self.assignor.map_or("", Assignor::name);
+                let (member_id, generation) = (Arc::clone(&self.member_id), self.generation);
+                Some(self.request(GroupRequestKind::Sync { member_id, generation, protocol, assignments }))
+            }
+            state if state.heartbeats() && !self.heartbeat_sent && now >= self.next_heartbeat => {
+                self.heartbeat_sent = true;
+                self.next_heartbeat = now + self.config.heartbeat_interval;
+                let (member_id, generation) = (Arc::clone(&self.member_id), self.generation);
+                Some(self.request(GroupRequestKind::Heartbeat { member_id, generation }))
+            }
+            _ => None,
+        }
+    }
+
+    fn protocols(&self) -> Vec<(&'static str, Bytes)> {
+        let subscription = blobs::OwnSubscription {
+            topics: &self.topics,
+            owned: &self.owned,
+            generation: self.generation,
+            last_assignment: self.last_assignment.as_ref(),
+            rack: self.config.rack.as_deref(),
+        };
+        self.config.assignors.iter().map(|assignor| (assignor.name(), subscription.write(*assignor))).collect()
+    }
+
+    /// Time limits that passed by `now`.
+    fn expire(&mut self, now: Instant) {
+        if matches!(self.state, MemberState::Leaving | MemberState::Left | MemberState::Fatal | MemberState::Stale) {
+            return;
+        }
+        if self.revoke_by.is_some_and(|at| now >= at) {
+            // The guard is still out there; whatever it commits from here on is refused.
+            let late = self.revoking.iter().cloned().collect();
+            self.events.push_back(GroupEvent::Lost(late));
+            self.finish_revocation();
+        }
+        if self.is_member() && now >= self.last_poll + self.config.max_poll_interval {
+            let leave = self.config.instance_id.is_none() && self.coordinator_known && !self.member_id.is_empty();
+            self.lose(MemberState::Stale);
+            self.leave_to_send = leave.then_some("the application did not poll within max.poll.interval");
+        }
+        if self.state.heartbeats() && self.coordinator_known && now >= self.session_deadline {
+            self.handle_coordinator_lost(now);
+        }
+    }
+
+    fn is_member(&self) -> bool {
+        self.generation >= 0 || !self.member_id.is_empty()
+    }
+
+    /// When [`Self::poll_request`] will have something to do by time alone.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        if matches!(self.state, MemberState::Leaving | MemberState::Left | MemberState::Fatal | MemberState::Stale) {
+            return None;
+        }
+        let heartbeat =
+            (self.state.heartbeats() && !self.heartbeat_sent && self.coordinator_known).then_some(self.next_heartbeat);
+        let session = (self.state.heartbeats() && self.coordinator_known).then_some(self.session_deadline);
+        let poll = self.is_member().then(|| self.last_poll + self.config.max_poll_interval);
+        [heartbeat, session, poll, self.revoke_by, self.not_before].into_iter().flatten().min()
+    }
+
+    /// The next event, if any.
+    pub fn poll_event(&mut self) -> Option<GroupEvent> {
+        self.events.pop_front()
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        self.not_before = Some(now + self.config.backoff.delay(self.failures, &mut self.rng));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Replies to what was sent before are void from here on.
+    fn new_attempt(&mut self) {
+        self.attempt += 1;
+        self.heartbeat_sent = false;
+        self.finding = false;
+        self.leave_sent = false;
+    }
+
+    fn request(&self, kind: GroupRequestKind) -> GroupRequest {
+        GroupRequest { attempt: self.attempt, kind }
+    }
+
+    fn become_state(&mut self, next: MemberState) {
+        debug_assert!(self.state.may_become(next), "{:?} may not become {next:?}", self.state);
+        self.state = next;
+    }
+}
