@@ -1,1 +1,16 @@
-//! The producer machines.
+//! The producer's machines: how records become batches, batches get their place in a partition's sequence, and
+//! everyone who waits learns what became of them.
+//!
+//! In reading order: [`budget`] and [`buffers`] are the memory, [`open_batch`] takes records in, [`completion`] answers
+//! for them, [`partition_queue`] sends batches in order until each is settled, [`identity`] says who sends them.
+
+pub mod budget;
+pub mod buffers;
+pub mod completion;
+pub mod compression_choice;
+pub mod failure;
+pub mod identity;
+pub mod open_batch;
+pub mod partition_queue;
+pub mod partitioner;
+pub mod sequence;

@@ -1,0 +1,254 @@
+//! The batch that still takes records, and what it becomes when it is closed: encoded at append, compressed once,
+//! charged to the byte budget from its first byte to its last reference.
+//!
+//! Knows no lock and no clock. Whoever appends holds the partition's lock; sealing needs none.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use milena_protocol::compress::CompressError;
+use milena_protocol::record::{AppendError, BATCH_HEADER_LEN, BatchEncoder, RecordBatches, RecordHeader, SealedBatch};
+
+use crate::producer::budget::Reservation;
+use crate::producer::buffers::BufferPool;
+use crate::producer::completion::{BatchShare, Completion};
+use crate::producer::compression_choice::CompressionChoice;
+use crate::producer::identity::ProducerIdentity;
+use crate::producer::partition_queue::QueuedBatch;
+
+/// Whether a record has room in an open batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// In the buffer as it is.
+    Fits,
+    /// Once this many more bytes are paid for.
+    Grow(usize),
+    /// The batch is full: it would pass `batch.size`.
+    Full,
+}
+
+/// A batch that takes records.
+#[derive(Debug)]
+pub struct OpenBatch {
+    encoder: BatchEncoder,
+    charge: Reservation,
+    completion: Arc<Completion>,
+    created: Instant,
+}
+
+impl OpenBatch {
+    /// An empty batch over a buffer of `pool` that `charge` pays for.
+    pub fn new(
+        pool: &BufferPool,
+        charge: Reservation,
+        completion: Arc<Completion>,
+        created: Instant,
+        base_timestamp: i64,
+    ) -> Self {
+        let encoder = BatchEncoder::new(pool.take(&charge), base_timestamp);
+        Self { encoder, charge, completion, created }
+    }
+
+    /// Whether a record of `bytes` has room, where a batch is to have at most `batch_size`. A batch takes its first
+    /// record however large it is.
+    #[inline]
+    pub fn room_for(&self, bytes: usize, batch_size: usize) -> Room {
+        let needed = self.encoder.len() - BATCH_HEADER_LEN + bytes;
+        if needed + BATCH_HEADER_LEN > batch_size && !self.encoder.is_empty() {
+            return Room::Full;
+        }
+        match needed.checked_sub(self.encoder.capacity()) {
+            None | Some(0) => Room::Fits,
+            Some(_) => Room::Grow(BufferPool::capacity_for(needed).saturating_sub(self.charge.bytes())),
+        }
+    }
+
+    /// How many bytes a record would add.
+    #[inline]
+    pub fn encoded_len(
+        &self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader<'_>],
+    ) -> usize {
+        self.encoder.encoded_len(timestamp, key, value, headers)
+    }
+
+    /// Takes bytes for a larger buffer, if the budget has them.
+    pub fn try_grow(&mut self, more: usize) -> bool {
+        self.charge.try_grow(more)
+    }
+
+    /// Takes bytes that were waited for.
+    pub fn grow(&mut self, granted: Reservation) {
+        self.charge.merge(granted);
+    }
+
+    /// Appends a record for which there is room; returns its index in the batch.
+    ///
+    /// # Errors
+    /// The format can't hold the record; the batch is unchanged.
+    #[inline]
+    pub fn append(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader<'_>],
+    ) -> Result<u32, AppendError> {
+        let index = self.encoder.append(timestamp, key, value, headers)?;
+        if self.encoder.capacity() != self.charge.bytes() {
+            self.charge.settle(self.encoder.capacity());
+        }
+        Ok(index.cast_unsigned())
+    }
+
+    /// What those wait for whose records are in it.
+    #[inline]
+    pub fn completion(&self) -> &Arc<Completion> {
+        &self.completion
+    }
+
+    /// When it was opened: linger and `delivery.timeout` count from here.
+    pub fn created(&self) -> Instant {
+        self.created
+    }
+
+    /// Bytes so far, the batch's header included.
+    pub fn len(&self) -> usize {
+        self.encoder.len()
+    }
+
+    /// Whether no record was appended yet.
+    pub fn is_empty(&self) -> bool {
+        self.encoder.is_empty()
+    }
+
+    /// Records so far.
+    pub fn record_count(&self) -> u32 {
+        self.encoder.record_count().cast_unsigned()
+    }
+
+    /// The records so far, in the wire's format: what a compression choice looks at.
+    pub fn records(&self) -> &[u8] {
+        self.encoder.records()
+    }
+
+    /// The right to answer for its records; no record is appended after this.
+    pub fn share(&self) -> BatchShare {
+        Arc::clone(&self.completion).close(self.record_count())
+    }
+
+    /// Compresses, computes the CRC, and gives the buffer back that this frees. Takes long for a large batch.
+    ///
+    /// # Errors
+    /// The codec is not in this build, or has no such level. The buffer is lost then, its charge is not.
+    pub fn seal(self, choice: CompressionChoice, pool: &Arc<BufferPool>) -> Result<ProducerBatch, CompressError> {
+        let Self { encoder, charge, .. } = self;
+        let output_charge = match choice {
+            CompressionChoice::NONE => pool.budget().book(0),
+            _ => pool.budget().book(BufferPool::capacity_for(encoder.len())),
+        };
+        let output = if output_charge.bytes() > 0 { pool.take(&output_charge) } else { Vec::new() };
+        let raw_capacity = encoder.capacity();
+        let (sealed, free) = encoder.seal_into(choice.codec, choice.level, output)?;
+        let (mut kept, freed) = if choice != CompressionChoice::NONE && free.capacity() == raw_capacity {
+            (output_charge, charge)
+        } else {
+            (charge, output_charge)
+        };
+        if free.capacity() > 0 {
+            pool.put(free, freed);
+        }
+        // A codec that made its buffer grow is charged what the batch has at least.
+        kept.settle(kept.bytes().max(sealed.wire_len() - BATCH_HEADER_LEN));
+        Ok(ProducerBatch::new(sealed, kept, Arc::clone(pool)))
+    }
+}
+
+/// A closed batch, ready to be sent any number of times. Its buffer goes back to the pool when it drops.
+#[derive(Debug)]
+pub struct ProducerBatch {
+    /// Taken only by drop.
+    sealed: Option<SealedBatch>,
+    charge: Option<Reservation>,
+    pool: Arc<BufferPool>,
+}
+
+impl ProducerBatch {
+    fn new(sealed: SealedBatch, charge: Reservation, pool: Arc<BufferPool>) -> Self {
+        Self { sealed: Some(sealed), charge: Some(charge), pool }
+    }
+
+    /// The batch as the wire has it.
+    pub fn sealed(&self) -> &SealedBatch {
+        self.sealed.as_ref().expect("only drop takes it")
+    }
+}
+
+impl QueuedBatch for ProducerBatch {
+    fn stamp(&mut self, numbered: Option<(ProducerIdentity, i32)>) {
+        let (id, epoch, sequence) =
+            numbered.map_or((-1, -1, -1), |(identity, sequence)| (identity.id, identity.epoch, sequence));
+        self.sealed.as_mut().expect("only drop takes it").stamp(id, epoch, sequence, false);
+    }
+
+    fn cut(&self, ranges: &[Range<u32>]) -> Result<Vec<Self>, String> {
+        let sealed = self.sealed();
+        let batch = RecordBatches::new(sealed.to_bytes())
+            .next()
+            .ok_or("the batch is empty")?
+            .map_err(|error| error.to_string())?;
+        // What it was before it was compressed bounds what it inflates to.
+        let records = batch.records(sealed.raw_len()).map_err(|error| error.to_string())?;
+        let choice = CompressionChoice { codec: sealed.compression(), level: sealed.level() };
+        let mut records = records.iter();
+        let mut at = 0;
+        let mut parts = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let charge = self.pool.budget().book(BufferPool::capacity_for(sealed.raw_len()));
+            let mut encoder = BatchEncoder::new(self.pool.take(&charge), batch.base_timestamp());
+            for record in records.by_ref() {
+                let record = record.map_err(|error| error.to_string())?;
+                let inside = range.contains(&at);
+                at += 1;
+                if inside {
+                    let headers: Vec<_> = record.headers.iter().collect();
+                    encoder
+                        .append(record.timestamp, record.key, record.value, &headers)
+                        .map_err(|error| error.to_string())?;
+                }
+                if at >= range.end {
+                    break;
+                }
+            }
+            let (sealed, free) =
+                encoder.seal_into(choice.codec, choice.level, Vec::new()).map_err(|error| error.to_string())?;
+            let mut charge = charge;
+            if sealed.compression() != choice.codec || choice.codec == milena_protocol::compress::Compression::None {
+                parts.push(Self::new(sealed, charge, Arc::clone(&self.pool)));
+            } else {
+                let compressed = self.pool.budget().book(sealed.wire_len() - BATCH_HEADER_LEN);
+                charge.settle(free.capacity());
+                self.pool.put(free, charge);
+                parts.push(Self::new(sealed, compressed, Arc::clone(&self.pool)));
+            }
+        }
+        Ok(parts)
+    }
+}
+
+impl Drop for ProducerBatch {
+    fn drop(&mut self) {
+        let (Some(sealed), Some(charge)) = (self.sealed.take(), self.charge.take()) else { return };
+        // A frame that still shares the bytes frees them itself.
+        if let Some(buffer) = sealed.into_buffer() {
+            self.pool.put(buffer, charge);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use milena_protocol::compress::Compression;
+
+use super::*;
+use crate::producer::budget::ByteBudget;
+
+fn pool() -> Arc<BufferPool> {
+    BufferPool::new(ByteBudget::new(1 << 20))
+}
+
+fn open(pool: &Arc<BufferPool>, bytes: usize) -> OpenBatch {
+    let charge = pool.budget().try_reserve(BufferPool::capacity_for(bytes)).expect("room");
+    OpenBatch::new(pool, charge, Completion::new("t".into(), 0), Instant::now(), 1_000)
+}
+
+fn filled(pool: &Arc<BufferPool>, records: u32) -> OpenBatch {
+    let mut batch = open(pool, 8_192);
+    for record in 0..records {
+        let value = format!("value {record} of a batch");
+        let headers = [RecordHeader { key: "a", value: Some(b"1") }, RecordHeader { key: "a", value: None }];
+        let index = batch.append(1_000 + i64::from(record), Some(b"key"), Some(value.as_bytes()), &headers);
+        assert_eq!(index.unwrap(), record);
+    }
+    batch
+}
+
+/// Values of a batch, after its CRC was checked.
+fn values(batch: &ProducerBatch) -> Vec<String> {
+    let parsed = RecordBatches::new(batch.sealed().to_bytes()).next().unwrap().unwrap();
+    parsed.verify_crc().unwrap();
+    let records = parsed.records(1 << 20).unwrap();
+    records
+        .iter()
+        .map(|record| {
+            let record = record.unwrap();
+            assert_eq!((record.key, record.headers.len()), (Some(&b"key"[..]), 2));
+            assert_eq!(record.headers.last("a").unwrap().value, None);
+            String::from_utf8(record.value.unwrap().to_vec()).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn buffer_goes_back_when_the_batch_is_done_and_nothing_stays_charged() {
+    for codec in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let pool = pool();
+        let batch = filled(&pool, 100);
+        let sealed = batch.seal(CompressionChoice { codec, level: None }, &pool).unwrap();
+        assert!(pool.budget().used() >= sealed.sealed().wire_len() - BATCH_HEADER_LEN);
+        let frame = sealed.sealed().records();
+        drop(frame);
+        drop(sealed);
+        assert_eq!(pool.budget().used(), 0, "{codec}");
+        assert!(pool.idle() > 0, "{codec}");
+    }
+}
+
+#[test]
+fn batch_that_a_frame_still_shares_gives_its_charge_back_and_not_its_bytes() {
+    let pool = pool();
+    let sealed = filled(&pool, 10).seal(CompressionChoice::NONE, &pool).unwrap();
+    let frame = sealed.sealed().records();
+    let before = frame.to_vec();
+    drop(sealed);
+    assert_eq!((pool.budget().used(), pool.idle()), (0, 0));
+    let _other = filled(&pool, 50);
+    assert_eq!(frame, before, "never overwritten while it is written to a socket (CVE-2026-35554)");
+}
+
+#[test]
+fn cut_keeps_records_headers_and_codec_and_leaves_out_the_rest() {
+    for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let pool = pool();
+        let batch = filled(&pool, 60).seal(CompressionChoice { codec, level: None }, &pool).unwrap();
+        let parts = batch.cut(&[0..20, 21..60]).unwrap();
+        let all: Vec<_> = (0..60).map(|record| format!("value {record} of a batch")).collect();
+        assert_eq!(values(&batch), all);
+        assert_eq!(values(&parts[0]), all[..20]);
+        assert_eq!(values(&parts[1]), all[21..]);
+        for part in &parts {
+            assert_eq!(part.sealed().compression(), codec);
+        }
+        drop((batch, parts));
+        assert_eq!(pool.budget().used(), 0, "{codec}");
+    }
+}
+
+#[test]
+fn stamp_numbers_the_batch_anew_each_time() {
+    let pool = pool();
+    let mut batch = filled(&pool, 3).seal(CompressionChoice::NONE, &pool).unwrap();
+    for (epoch, sequence) in [(0, 7), (1, 0)] {
+        batch.stamp(Some((ProducerIdentity { id: 42, epoch }, sequence)));
+        let parsed = RecordBatches::new(batch.sealed().to_bytes()).next().unwrap().unwrap();
+        parsed.verify_crc().unwrap();
+        assert_eq!((parsed.producer_id(), parsed.producer_epoch(), parsed.base_sequence()), (42, epoch, sequence));
+    }
+}
+
+#[test]
+fn room_is_exact_and_growth_is_paid_for() {
+    let pool = pool();
+    let mut batch = open(&pool, 1_024);
+    let value = [0; 100];
+    let length = batch.encoded_len(1_000, None, Some(&value), &[]);
+    while batch.room_for(length, 4_000) == Room::Fits {
+        batch.append(1_000, None, Some(&value), &[]).unwrap();
+    }
+    assert_eq!(pool.budget().used(), 1_024);
+    assert_eq!(batch.room_for(length, 4_000), Room::Grow(1_024));
+    assert!(batch.try_grow(1_024));
+    batch.append(1_000, None, Some(&value), &[]).unwrap();
+    assert_eq!(pool.budget().used(), 2_048);
+    assert_eq!(batch.room_for(3_000, 4_000), Room::Full);
+    assert_eq!(
+        open(&pool, 1_024).room_for(1_000_000, 4_000),
+        Room::Grow((1 << 20) - 1_024),
+        "a first record always may"
+    );
+}
