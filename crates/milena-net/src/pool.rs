@@ -186,6 +186,11 @@ impl Pool {
         *known = addresses;
     }
 
+    /// Where a broker listens that the metadata does not name yet: a coordinator may be newer than it.
+    pub fn learn_broker(&self, node: i32, address: BrokerAddress) {
+        self.state().addresses.entry(node).or_insert(address);
+    }
+
     /// Closes a broker's connection, of whatever state.
     pub fn disconnect(&self, broker: &Broker) {
         self.state().slots.retain(|(other, _), slot| {
@@ -204,20 +209,29 @@ impl Pool {
 
     /// Closes every connection at once and refuses new ones; resolves when all have ended.
     pub async fn close_all(&self) {
-        let open = {
+        self.end_all(Connection::close).await;
+    }
+
+    /// Refuses new connections and requests; each connection closes when its requests in flight are answered, and this
+    /// resolves when all have ended. A fetch in flight is waited for as long as the broker holds it.
+    pub async fn drain(&self) {
+        self.end_all(Connection::close_when_idle).await;
+    }
+
+    async fn end_all(&self, end: impl Fn(&Connection)) {
+        let slots = {
             let mut state = self.state();
             state.closed = true;
             std::mem::take(&mut state.slots)
         };
-        for slot in open.values() {
-            if let Slot::Open(connection) = slot {
-                connection.close();
-            }
-        }
-        for slot in open.values() {
-            if let Slot::Open(connection) = slot {
-                connection.closed().await;
-            }
+        let open = slots.into_values().filter_map(|slot| match slot {
+            Slot::Open(connection) => Some(connection),
+            // Finds the pool closed when it is done.
+            Slot::Dialing { .. } => None,
+        });
+        let open = open.inspect(|connection| end(connection)).collect::<Vec<_>>();
+        for connection in open {
+            connection.closed().await;
         }
     }
 

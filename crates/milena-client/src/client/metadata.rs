@@ -1,0 +1,382 @@
+//! Keeps the metadata: one task, single flight, on the client's lifetime. Callers want topics, read snapshots and wait
+//! for changes; none of them ever sends a metadata request of its own, and none that gives up stops one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use milena_core::metadata::{ClusterSnapshot, Metadata, MetadataConfig, MetadataError, MetadataQuery, TopicMetadata};
+use milena_net::{Broker, BrokerAddress, ConnectError, Pool, Purpose};
+use milena_protocol::ErrorCode;
+use milena_protocol::messages::MetadataRequest;
+use milena_protocol::messages::metadata_request::MetadataRequestTopic;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep_until, timeout};
+
+use crate::client::chance::Chance;
+use crate::clock::TimeSource;
+use crate::error::RequestError;
+use crate::topic_name;
+
+/// How long one of several brokers may take to give metadata before the next is asked: one that hangs must not hold
+/// up the discovery of new leaders for a whole request timeout.
+const IMPATIENT: Duration = Duration::from_secs(5);
+
+/// The metadata of one client, and its refresh.
+#[derive(Debug)]
+pub(crate) struct MetadataKeeper {
+    machine: Mutex<Metadata>,
+    snapshot: ArcSwap<ClusterSnapshot>,
+    // The number of answers and failures so far: waiters look again at each.
+    refreshes: watch::Sender<u64>,
+    generation: watch::Sender<u64>,
+    last_error: Mutex<Option<RequestError>>,
+    wake: Notify,
+    stop: Notify,
+    clock: TimeSource,
+    chance: Chance,
+    pool: Pool,
+    bootstrap: Vec<BrokerAddress>,
+    request_timeout: Duration,
+    unknown_topic_timeout: Duration,
+}
+
+pub(crate) struct MetadataKeeperConfig {
+    pub(crate) machine: MetadataConfig,
+    pub(crate) bootstrap: Vec<BrokerAddress>,
+    pub(crate) request_timeout: Duration,
+    pub(crate) unknown_topic_timeout: Duration,
+}
+
+impl MetadataKeeper {
+    pub(crate) fn new(config: MetadataKeeperConfig, clock: TimeSource, chance: Chance, pool: Pool) -> Self {
+        Self {
+            machine: Mutex::new(Metadata::new(clock.now(), config.machine)),
+            snapshot: ArcSwap::default(),
+            refreshes: watch::channel(0).0,
+            generation: watch::channel(0).0,
+            last_error: Mutex::new(None),
+            wake: Notify::new(),
+            stop: Notify::new(),
+            clock,
+            chance,
+            pool,
+            bootstrap: config.bootstrap,
+            request_timeout: config.request_timeout,
+            unknown_topic_timeout: config.unknown_topic_timeout,
+        }
+    }
+
+    /// The latest view of the cluster. Cheap; hold it for one decision, not for long.
+    pub(crate) fn snapshot(&self) -> Arc<ClusterSnapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Tells of each change of the snapshot: the value is its generation.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Asks for `topic` from now on. Whoever uses a topic for long says so again now and then, or pins it.
+    pub(crate) fn want(&self, topic: &str) {
+        if self.machine().want(self.clock.now(), topic) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// As [`Self::want`], until a matching [`Self::unpin`].
+    pub(crate) fn pin(&self, topic: &str) {
+        self.machine().pin(self.clock.now(), topic);
+        self.wake.notify_one();
+    }
+
+    /// Takes one [`Self::pin`] back.
+    pub(crate) fn unpin(&self, topic: &str) {
+        self.machine().unpin(self.clock.now(), topic);
+    }
+
+    /// Asks for all topics from now on, until a matching [`Self::unpin_all`]. For subscriptions by pattern.
+    pub(crate) fn pin_all(&self) {
+        self.machine().pin_all();
+        self.wake.notify_one();
+    }
+
+    /// Takes one [`Self::pin_all`] back.
+    pub(crate) fn unpin_all(&self) {
+        self.machine().unpin_all();
+    }
+
+    /// Something showed that the metadata is out of date: a broker said so, or a connection failed. Call it as often
+    /// as that happens; refreshes keep their backoff.
+    pub(crate) fn request_refresh(&self) {
+        self.machine().request_refresh();
+        self.wake.notify_one();
+    }
+
+    /// A refresh that begins after this call.
+    pub(crate) async fn refresh(&self, limit: Duration) -> Result<(), RequestError> {
+        let mut refreshes = self.refreshes.subscribe();
+        let deadline = self.clock.now() + limit;
+        // One that is under way may have been answered before what the caller knows of.
+        let mut owed = if self.machine().next_timeout(self.clock.now()).is_none() { 2 } else { 1 };
+        self.machine().request_refresh_now();
+        self.wake.notify_one();
+        loop {
+            let last = self.await_refresh(&mut refreshes, deadline, limit).await;
+            owed -= 1;
+            if owed == 0 || last.is_err() {
+                return last;
+            }
+        }
+    }
+
+    /// Waits for the next answer or failure.
+    async fn await_refresh(
+        &self,
+        refreshes: &mut watch::Receiver<u64>,
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<(), RequestError> {
+        match tokio::time::timeout_at(deadline.into(), refreshes.changed()).await {
+            Ok(Ok(())) => self.last_error().map_or(Ok(()), Err),
+            Ok(Err(_)) => Err(RequestError::Closed),
+            Err(_) => Err(self.late(limit)),
+        }
+    }
+
+    fn late(&self, limit: Duration) -> RequestError {
+        let source = Box::new(self.last_error().unwrap_or(RequestError::NoBroker));
+        RequestError::Exhausted { api: "Metadata", timeout: limit, attempts: 1, source }
+    }
+
+    /// Why the last refresh failed, if it did.
+    pub(crate) fn last_error(&self) -> Option<RequestError> {
+        self.last_error.lock().expect("no code that holds this lock can panic").clone()
+    }
+
+    /// The topic with its partitions, asked for if it is not known.
+    ///
+    /// # Errors
+    /// [`RequestError::InvalidTopicName`] at once; [`RequestError::UnknownTopic`] when brokers have said so for
+    /// `unknown_topic_timeout` (or `limit`, if shorter); the broker's error if it refuses; else
+    /// [`RequestError::Exhausted`] at `limit`.
+    pub(crate) async fn topic(&self, topic: &str, limit: Duration) -> Result<Arc<TopicMetadata>, RequestError> {
+        if let Some(reason) = topic_name::fault(topic) {
+            return Err(RequestError::InvalidTopicName { topic: topic.to_owned(), reason });
+        }
+        let start = self.clock.now();
+        let mut refreshes = self.refreshes.subscribe();
+        let mut unknown_since = None;
+        loop {
+            self.want(topic);
+            let now = self.clock.now();
+            if let Some(known) = self.snapshot().topic(topic) {
+                match known.error {
+                    ErrorCode::NONE if !known.partitions.is_empty() => return Ok(Arc::clone(known)),
+                    ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {
+                        let since = *unknown_since.get_or_insert(now);
+                        if now.saturating_duration_since(since) >= self.unknown_topic_timeout.min(limit) {
+                            return Err(RequestError::UnknownTopic { topic: topic.to_owned() });
+                        }
+                    }
+                    error if !error.is_ok() && !error.is_retriable() => {
+                        return Err(RequestError::broker(format!("metadata of topic `{topic}`"), error, None));
+                    }
+                    _ => unknown_since = None,
+                }
+            }
+            let left = limit.saturating_sub(now.saturating_duration_since(start));
+            match timeout(left, refreshes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(RequestError::Closed),
+                Err(_) if unknown_since.is_some() => {
+                    return Err(RequestError::UnknownTopic { topic: topic.to_owned() });
+                }
+                Err(_) => return Err(self.late(limit)),
+            }
+        }
+    }
+
+    /// Resolves when at least one broker has given metadata.
+    ///
+    /// # Errors
+    /// The last broker's error, at `limit`, or as soon as every bootstrap server has shown that it is none.
+    pub(crate) async fn first(&self, limit: Duration) -> Result<(), RequestError> {
+        let deadline = self.clock.now() + limit;
+        let mut refreshes = self.refreshes.subscribe();
+        loop {
+            if self.snapshot().generation() > 0 {
+                return Ok(());
+            }
+            match self.await_refresh(&mut refreshes, deadline, limit).await {
+                Err(RequestError::Exhausted { source, .. }) => return Err(*source),
+                Err(error) if !error.class().is_retriable() => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Ends the task. Waiters then wait until their limit: nobody waits on a client that is closing.
+    pub(crate) fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// The task.
+    pub(crate) async fn run(self: Arc<Self>) {
+        tokio::select! {
+            () = self.stop.notified() => {}
+            () = self.refresh_for_ever() => {}
+        }
+    }
+
+    async fn refresh_for_ever(&self) {
+        loop {
+            let now = self.clock.now();
+            match self.next_query(now) {
+                Ok(query) => self.answer(&query).await,
+                Err(next) => {
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = sleep_until(next.into()) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_query(&self, now: Instant) -> Result<MetadataQuery, Instant> {
+        let mut machine = self.machine();
+        if machine.is_rebootstrap_due(now) {
+            tracing::warn!("no broker of the cluster has answered: starting again from the bootstrap servers");
+            machine.rebootstrap(now);
+            self.publish(&machine);
+        }
+        match machine.poll_query(now) {
+            Some(query) => Ok(query),
+            None => Err(machine.next_timeout(now).expect("nothing is in flight: this task is the only one that asks")),
+        }
+    }
+
+    /// Asks one broker after the other until one gives metadata.
+    async fn answer(&self, query: &MetadataQuery) {
+        let candidates = self.candidates();
+        let mut failure = RequestError::NoBroker;
+        let last = candidates.len().saturating_sub(1);
+        for (index, candidate) in candidates.iter().enumerate() {
+            let limit = if index < last { IMPATIENT.min(self.request_timeout) } else { self.request_timeout };
+            match self.ask(candidate, query, limit).await {
+                Ok(()) => {
+                    self.settle(None);
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(broker = %candidate, %error, "no metadata");
+                    // Of several bootstrap servers one may be mistyped: what a retry can mend is reported first.
+                    if index == 0 || !failure.class().is_retriable() || error.class().is_retriable() {
+                        failure = error;
+                    }
+                }
+            }
+        }
+        self.chance.with(|rng| self.machine().handle_failure(self.clock.now(), rng));
+        self.settle(Some(failure));
+    }
+
+    fn settle(&self, error: Option<RequestError>) {
+        *self.last_error.lock().expect("no code that holds this lock can panic") = error;
+        self.refreshes.send_modify(|count| *count += 1);
+    }
+
+    async fn ask(&self, broker: &Broker, query: &MetadataQuery, limit: Duration) -> Result<(), RequestError> {
+        let unreachable = |error: ConnectError| {
+            if let Broker::Node(node) = broker {
+                self.machine().handle_unreachable(*node);
+            }
+            RequestError::from(error)
+        };
+        let connection = match timeout(limit, self.pool.get(broker, Purpose::General)).await {
+            Ok(connection) => connection.map_err(unreachable)?,
+            Err(_) => {
+                if let Broker::Node(node) = broker {
+                    self.machine().handle_unreachable(*node);
+                }
+                let source =
+                    Arc::new(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("none within {limit:?}")));
+                return Err(RequestError::Unreachable { address: self.address_of(broker), source });
+            }
+        };
+        let response = connection.request(&request(query), None, limit).await?;
+        let now = self.clock.now();
+        let taken = self.chance.with(|rng| {
+            let mut machine = self.machine();
+            let taken = machine.handle_response(now, &response, rng);
+            if let Err(MetadataError::RebootstrapRequired) = taken {
+                machine.rebootstrap(now);
+            }
+            self.publish(&machine);
+            taken
+        });
+        taken.map(drop).map_err(RequestError::from)
+    }
+
+    fn address_of(&self, broker: &Broker) -> String {
+        match broker {
+            Broker::Bootstrap(address) => address.to_string(),
+            Broker::Node(node) => {
+                let snapshot = self.snapshot();
+                let known = snapshot.broker(*node);
+                known.map_or_else(|| broker.to_string(), |known| format!("{}:{}", known.host, known.port))
+            }
+        }
+    }
+
+    /// Whom to ask, best first: brokers that are not in their backoff, the least loaded first; none known, the
+    /// bootstrap servers.
+    pub(crate) fn candidates(&self) -> Vec<Broker> {
+        let snapshot = self.snapshot();
+        let mut brokers = snapshot.brokers().map(|broker| Broker::Node(broker.node)).collect::<Vec<_>>();
+        if brokers.is_empty() {
+            brokers = self.bootstrap.iter().cloned().map(Broker::Bootstrap).collect();
+        }
+        // Equal ones in random order, so that clients spread over the brokers.
+        self.chance.with(|rng| rng.shuffle(&mut brokers));
+        brokers.sort_by_cached_key(|broker| {
+            // One with a connection costs no dial.
+            (self.pool.backoff(broker).is_some(), self.pool.in_flight(broker).unwrap_or(usize::MAX))
+        });
+        brokers
+    }
+
+    /// Shows a new snapshot to everyone: to the pool first, so that whoever acts on it finds the addresses there.
+    fn publish(&self, machine: &Metadata) {
+        let snapshot = machine.snapshot();
+        if snapshot.generation() == self.snapshot.load().generation() {
+            return;
+        }
+        let mut addresses = BTreeMap::new();
+        for broker in snapshot.brokers() {
+            match BrokerAddress::new(&broker.host, broker.port) {
+                Ok(address) => drop(addresses.insert(broker.node, address)),
+                Err(error) => tracing::warn!(node = broker.node, %error, "a broker advertises no usable address"),
+            }
+        }
+        self.pool.update_brokers(addresses);
+        self.snapshot.store(Arc::clone(snapshot));
+        self.generation.send_replace(snapshot.generation());
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Metadata> {
+        self.machine.lock().expect("no code that holds this lock can panic")
+    }
+}
+
+fn request(query: &MetadataQuery) -> MetadataRequest {
+    let topic =
+        |name: &Arc<str>| MetadataRequestTopic { name: Some((&**name).into()), ..MetadataRequestTopic::default() };
+    MetadataRequest {
+        topics: query.topics.as_ref().map(|topics| topics.iter().map(topic).collect()),
+        allow_auto_topic_creation: query.allow_auto_create,
+        ..MetadataRequest::default()
+    }
+}
