@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
-use super::status::{Counters, StopReason, SubscriptionEvent};
+use super::status::{Counts, StopReason, SubscriptionEvent};
 use crate::clock::Clock;
 use crate::delivery::Cancellation;
 use crate::envelope::Envelope;
@@ -76,7 +76,7 @@ pub(crate) struct Engine {
     rng: fastrand::Rng,
     clock: Clock,
     events: broadcast::Sender<SubscriptionEvent>,
-    counters: Arc<Counters>,
+    counts: Counts,
     next_epoch: u64,
     is_paused: bool,
     /// Whether all of them together are over the total budget.
@@ -141,7 +141,6 @@ impl Engine {
         clock: Clock,
         rng: fastrand::Rng,
         events: broadcast::Sender<SubscriptionEvent>,
-        counters: Arc<Counters>,
     ) -> Self {
         Self {
             settings,
@@ -151,7 +150,7 @@ impl Engine {
             rng,
             clock,
             events,
-            counters,
+            counts: Counts::default(),
             next_epoch: 1,
             is_paused: false,
             is_full: false,
@@ -276,15 +275,21 @@ impl Engine {
             return;
         }
         match handled {
-            Handled::Done => Counters::add(&self.counters.handled),
-            Handled::Skipped => Counters::add(&self.counters.skipped),
+            Handled::Done => self.counts.handled += 1,
+            Handled::Skipped => self.counts.skipped += 1,
         }
     }
 
     fn handle_failure(&mut self, now: Instant, id: &PartitionId, ticket: Ticket, failure: Failure) {
         let time = self.clock.event_time();
-        let Some(partition) = self.partitions.get_mut(id) else { return Counters::add(&self.counters.stale) };
-        let Some(job) = partition.lanes.item_mut(ticket) else { return Counters::add(&self.counters.stale) };
+        let Some(partition) = self.partitions.get_mut(id) else {
+            self.counts.stale += 1;
+            return;
+        };
+        let Some(job) = partition.lanes.item_mut(ticket) else {
+            self.counts.stale += 1;
+            return;
+        };
         let (attempts, first) = job.log.as_ref().map_or((0, time), |log| (log.attempts, log.first));
         let attempts = attempts + 1;
         tracing::debug!(
@@ -302,7 +307,7 @@ impl Engine {
             Verdict::Retry(wait) => {
                 job.log = Some(Box::new(log));
                 partition.lanes.park(ticket, now + wait);
-                Counters::add(&self.counters.retried);
+                self.counts.retried += 1;
             }
             Verdict::DeadLetter => {
                 let letter = dead_letter(&self.settings, job, &log);
@@ -326,8 +331,14 @@ impl Engine {
     }
 
     fn handle_dead_letter(&mut self, now: Instant, id: &PartitionId, ticket: Ticket, result: Result<(), String>) {
-        let Some(partition) = self.partitions.get_mut(id) else { return Counters::add(&self.counters.stale) };
-        let Some(job) = partition.lanes.item_mut(ticket) else { return Counters::add(&self.counters.stale) };
+        let Some(partition) = self.partitions.get_mut(id) else {
+            self.counts.stale += 1;
+            return;
+        };
+        let Some(job) = partition.lanes.item_mut(ticket) else {
+            self.counts.stale += 1;
+            return;
+        };
         let (topic, partition_index, offset) = (id.topic.as_ref().to_owned(), id.partition, job.record.offset);
         let Some(log) = job.log.as_deref() else { return };
         let kind = log.failure.kind();
@@ -336,7 +347,7 @@ impl Engine {
                 if !self.finish(id, ticket) {
                     return;
                 }
-                Counters::add(&self.counters.dead_lettered);
+                self.counts.dead_lettered += 1;
                 let partition = partition_index;
                 if self.held.remove(&(id.clone(), offset)) {
                     self.tell(SubscriptionEvent::DeadLetterRecovered { topic: topic.clone(), partition, offset });
@@ -363,12 +374,12 @@ impl Engine {
 
     fn finish(&mut self, id: &PartitionId, ticket: Ticket) -> bool {
         let Some(partition) = self.partitions.get_mut(id) else {
-            Counters::add(&self.counters.stale);
+            self.counts.stale += 1;
             return false;
         };
         match partition.lanes.finish(ticket) {
             Completion::Stale => {
-                Counters::add(&self.counters.stale);
+                self.counts.stale += 1;
                 false
             }
             Completion::Taken => {
@@ -511,6 +522,10 @@ impl Engine {
 
     pub(crate) fn partitions(&self) -> impl Iterator<Item = &PartitionId> {
         self.partitions.keys()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
     }
 
     pub(crate) fn in_flight(&self) -> (usize, usize) {

@@ -52,7 +52,6 @@ struct Bench {
     letters: Arc<Mutex<Vec<DeadLetter>>>,
     letters_fail: Arc<AtomicBool>,
     events: tokio::sync::broadcast::Receiver<SubscriptionEvent>,
-    counters: Arc<Counters>,
 }
 
 impl Bench {
@@ -89,12 +88,11 @@ impl Bench {
             })
         };
         let (sender, events) = tokio::sync::broadcast::channel(64);
-        let counters = Arc::new(Counters::default());
         let rng = fastrand::Rng::with_seed(7);
         let clock = Clock::following_runtime();
-        let mut engine = Engine::new(settings, routes, writer, clock, rng, sender, Arc::clone(&counters));
+        let mut engine = Engine::new(settings, routes, writer, clock, rng, sender);
         engine.assign(id(), 0, 0);
-        Self { engine, letters, letters_fail, events, counters }
+        Self { engine, letters, letters_fail, events }
     }
 
     fn give(&mut self, records: Vec<RawRecord>) {
@@ -167,7 +165,7 @@ async fn a_failing_event_is_tried_again_before_any_later_one_of_its_aggregate() 
     assert_eq!(seen.iter().position(|(thing, ..)| thing == "b"), Some(1), "b did not wait for a's retries");
     assert_eq!(bench.watermark(), 3);
     assert!(bench.letters.lock().unwrap().is_empty());
-    assert_eq!(bench.counters.retried.load(Ordering::Relaxed), 2);
+    assert_eq!(bench.engine.counts().retried, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,8 +303,8 @@ async fn what_a_lost_partitions_handlers_still_do_no_longer_counts() {
     let late = bench.engine.finished().await;
     bench.engine.handle_finished(Bench::now(), late);
     assert_eq!(bench.watermark(), 0, "a late completion must not move the new assignment's watermark");
-    assert_eq!(bench.counters.stale.load(Ordering::Relaxed), 1);
-    assert_eq!(bench.counters.handled.load(Ordering::Relaxed), 0);
+    assert_eq!(bench.engine.counts().stale, 1);
+    assert_eq!(bench.engine.counts().handled, 0);
     bench.give(vec![record(0, "a", 1)]);
     bench.run_dry().await;
     assert_eq!(bench.watermark(), 1);

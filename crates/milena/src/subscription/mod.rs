@@ -4,10 +4,12 @@
 //! consumer; `handle` is what the user holds.
 
 mod engine;
+mod handle;
 mod status;
 
 #[cfg(test)]
 mod engine_tests;
 
 pub use engine::Order;
-pub use status::{StopReason, SubscriptionEvent};
+pub use handle::{CloseReport, SeekTo, Subscription, SubscriptionError, SubscriptionEvents};
+pub use status::{Counts, StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};

@@ -1,7 +1,5 @@
 //! What a subscription tells about itself: events as they happen, counters, and the state it is in.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::policy::FailureKind;
 
 /// Something worth knowing about a subscription. Alarms come in pairs: raised, then cleared.
@@ -99,19 +97,68 @@ pub enum StopReason {
     },
 }
 
-/// Counts since the subscription began.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) handled: AtomicU64,
-    pub(crate) skipped: AtomicU64,
-    pub(crate) retried: AtomicU64,
-    pub(crate) dead_lettered: AtomicU64,
-    pub(crate) stale: AtomicU64,
+/// Where a subscription stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SubscriptionState {
+    /// It has not been given its partitions yet.
+    #[default]
+    Joining,
+    /// Its partitions are assigned and positioned (none, if the group has more members than partitions).
+    Running,
+    /// It was paused: nothing new is begun or fetched. It stays a member of its group.
+    Paused,
+    /// It is closing: what was begun is being finished.
+    Closing,
+    /// It was closed, and has left its group.
+    Closed,
+    /// It has stopped by itself.
+    Stopped(StopReason),
 }
 
-impl Counters {
-    pub(crate) fn add(counter: &AtomicU64) {
-        // Counters only: nothing is published through them.
-        counter.fetch_add(1, Ordering::Relaxed);
+impl SubscriptionState {
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Closed | Self::Stopped(_))
     }
+}
+
+/// Counts since the subscription began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Events handled with success.
+    pub handled: u64,
+    /// Events passed over because no handler wants their type.
+    pub skipped: u64,
+    /// Attempts that failed and were put off.
+    pub retried: u64,
+    /// Records written to a dead-letter topic.
+    pub dead_lettered: u64,
+    /// Completions that no longer counted, since their partition was lost or sought meanwhile.
+    pub stale: u64,
+}
+
+/// What a subscription is doing right now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SubscriptionStatus {
+    /// Where it stands.
+    pub state: SubscriptionState,
+    /// Its partitions: topic and partition, each.
+    pub partitions: Vec<(String, i32)>,
+    /// Counts since it began.
+    pub counts: Counts,
+    /// Records in memory: waiting, being handled, or waiting for a retry.
+    pub records: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Handlers that run.
+    pub running: usize,
+    /// Aggregates that wait for a retry.
+    pub parked: usize,
+    /// Dead letters that could not be written yet; each holds its offset.
+    pub held_dead_letters: usize,
+    /// Whether a full budget keeps a partition from being fetched.
+    pub is_full: bool,
 }
