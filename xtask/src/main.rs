@@ -1,8 +1,16 @@
 //! Tasks of the milena workspace, one file per command. Depends on no crate of the workspace, so that it builds first
 //! and judges them from outside.
 
+mod bench;
+mod codegen;
+mod faults;
+mod foreign;
 mod host;
 mod kafka;
+mod lint;
+mod suite;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -19,13 +27,34 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Judge the sources without running them: format, tidy, clippy, documentation
+    Lint,
+    /// Run every test, on the embedded broker and on real Kafka
+    Test(test::Arguments),
+    /// Write milena-protocol's messages from Kafka's schemas
+    Codegen(codegen::Arguments),
+    /// Check what ARCHITECTURE.md states as absences
+    Tidy,
     /// Start, stop and disturb a real Kafka on this machine
     Kafka(kafka::Arguments),
+    /// Steady load on three real nodes while each is killed and restarted in turn
+    Faults(faults::Arguments),
+    /// Clients written by others against our embedded broker
+    Foreign(foreign::Arguments),
+    /// Measure producing and consuming on one real node
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Lint => lint::run(),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Codegen(arguments) => codegen::run(&arguments).map_err(Into::into),
+        Command::Tidy => tidy::run(),
         Command::Kafka(arguments) => kafka::run(&arguments),
+        Command::Faults(arguments) => faults::run(&arguments),
+        Command::Foreign(arguments) => foreign::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
