@@ -390,7 +390,7 @@ fn method(primitive: Primitive) -> &'static str {
 }
 
 /// What tells the versions in `inner` from the others in `outer`; nothing if there are no others.
-fn condition(inner: Versions, outer: Versions) -> Option<String> {
+pub(super) fn condition(inner: Versions, outer: Versions) -> Option<String> {
     match (inner.min > outer.min, inner.max < outer.max) {
         (false, false) => None,
         (true, false) => Some(format!("version >= {}", inner.min)),

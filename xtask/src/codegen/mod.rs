@@ -1,6 +1,7 @@
 //! `cargo xtask codegen`: writes the messages of milena-protocol from Kafka's own schemas. The result is committed;
 //! `--check` fails if it is not what the schemas give.
 
+mod glue;
 mod message;
 mod rust;
 mod schema;
@@ -25,6 +26,7 @@ use self::{
 
 /// Where the generated files live; nothing else does.
 const MESSAGES: &str = "crates/milena-protocol/src/messages";
+const GLUE: &str = "crates/milena-protocol/tests/it/generated";
 
 /// Messages that are neither request nor response, but that clients read or write inside others.
 const DATA: [&str; 6] = [
@@ -113,6 +115,7 @@ fn generate() -> Result<BTreeMap<PathBuf, String>, String> {
     let mut add = |message: &Message, versions| -> Result<(), String> {
         let module = snake_case(&message.name);
         files.insert(Path::new(MESSAGES).join(format!("{module}.rs")), message::file(message, versions)?);
+        files.insert(Path::new(GLUE).join(format!("{module}.rs")), glue::file(message, versions)?);
         modules.push((module, message.name.clone()));
         Ok(())
     };
@@ -130,6 +133,7 @@ fn generate() -> Result<BTreeMap<PathBuf, String>, String> {
     }
     modules.sort();
     files.insert(Path::new(MESSAGES).join("mod.rs"), module_list(&modules));
+    files.insert(Path::new(GLUE).join("mod.rs"), glue::module_list(&modules));
     files.insert(Path::new(MESSAGES).join("api_keys.rs"), api_keys(&apis));
     Ok(files)
 }
@@ -226,10 +230,12 @@ fn stale(root: &Path, files: &BTreeMap<PathBuf, String>) -> Result<Vec<PathBuf>,
             stale.push(path.clone());
         }
     }
-    for entry in fs::read_dir(root.join(MESSAGES)).map_err(|error| format!("{MESSAGES}: {error}"))? {
-        let path = Path::new(MESSAGES).join(entry.map_err(|error| error.to_string())?.file_name());
-        if !files.contains_key(&path) {
-            stale.push(path);
+    for folder in [MESSAGES, GLUE] {
+        for entry in fs::read_dir(root.join(folder)).map_err(|error| format!("{folder}: {error}"))? {
+            let path = Path::new(folder).join(entry.map_err(|error| error.to_string())?.file_name());
+            if !files.contains_key(&path) {
+                stale.push(path);
+            }
         }
     }
     Ok(stale)

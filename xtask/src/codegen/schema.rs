@@ -68,7 +68,7 @@ pub(super) enum Primitive {
 pub(super) enum Type {
     Primitive(Primitive),
     Struct(String),
-    Array(Box<Type>),
+    Array(Box<Self>),
 }
 
 impl Type {

@@ -10,20 +10,29 @@ use super::{StrBytes, Uuid};
 use crate::{DecodeError, VersionRange, codec::Struct};
 
 /// An array starts with room for at most this many elements, and for at most this many bytes, whatever its count
-/// says; then it grows with what really came, never beyond its count.
+/// says; then it doubles with what really came, up to its count.
 const MAX_PREALLOCATED_ELEMENTS: usize = 1024;
 const MAX_PREALLOCATED_BYTES: usize = 4096;
 
 /// What [`crate::Decode::decode`] promises.
 const MAX_MEMORY_PER_WIRE_BYTE: usize = 64;
 
-/// By which part of its length an array grows when it is full: it doubles, unless its elements are so large in memory,
-/// against the fewest bytes that they take on the wire, that twice their size would break the promise; then it grows by
-/// a quarter. An element too large for that fails to compile.
-const fn growth_divisor(element_size: usize, smallest: usize) -> usize {
+/// Refuses to compile an array of elements that are too large in memory for the fewest bytes that they take on the
+/// wire: while it grows to its last capacity, an array holds one and a half times its elements.
+const fn assert_element_fits(element_size: usize, smallest: usize) {
     let allowed = smallest * MAX_MEMORY_PER_WIRE_BYTE;
-    assert!(element_size + element_size.div_ceil(4) <= allowed, "the element is too large for its bytes on the wire");
-    if element_size * 2 <= allowed { 1 } else { 4 }
+    assert!(element_size + element_size / 2 <= allowed, "the element is too large for its bytes on the wire");
+}
+
+/// The capacity that an array starts with. It is its count halved, perhaps again and again, so that the last doubling
+/// starts from half of the count: were it to start from nearly all, the two buffers would hold it twice.
+fn first_capacity(count: usize, element_size: usize) -> usize {
+    let room = (MAX_PREALLOCATED_BYTES / element_size.max(1)).clamp(1, MAX_PREALLOCATED_ELEMENTS);
+    let mut capacity = count;
+    while capacity > room {
+        capacity = capacity.div_ceil(2);
+    }
+    capacity
 }
 
 #[derive(Debug)]
@@ -237,24 +246,16 @@ impl Reader {
         field: &'static str,
         element: fn(&mut Self) -> T,
     ) -> Option<Vec<T>> {
-        let growth_divisor = const { growth_divisor(size_of::<T>(), SMALLEST) };
-        self.elements(field, SMALLEST, growth_divisor, element)
+        const { assert_element_fits(size_of::<T>(), SMALLEST) };
+        self.elements(field, SMALLEST, element)
     }
 
-    fn elements<T>(
-        &mut self,
-        field: &'static str,
-        smallest: usize,
-        growth_divisor: usize,
-        element: fn(&mut Self) -> T,
-    ) -> Option<Vec<T>> {
+    fn elements<T>(&mut self, field: &'static str, smallest: usize, element: fn(&mut Self) -> T) -> Option<Vec<T>> {
         let count = self.count(field, smallest)?;
-        let room = (MAX_PREALLOCATED_BYTES / size_of::<T>().max(1)).clamp(1, MAX_PREALLOCATED_ELEMENTS);
-        let mut elements = Vec::with_capacity(count.min(room));
+        let mut elements = Vec::with_capacity(first_capacity(count, size_of::<T>()));
         while elements.len() < count {
             if elements.len() == elements.capacity() {
-                let growth = elements.len().div_ceil(growth_divisor);
-                elements.reserve_exact(growth.min(count - elements.len()));
+                elements.reserve_exact(elements.len().min(count - elements.len()));
             }
             elements.push(element(self));
             if self.failed() {
@@ -278,8 +279,8 @@ impl Reader {
 
     /// An array of structs.
     pub(crate) fn nullable_structs<T: Struct>(&mut self, field: &'static str) -> Option<Vec<T>> {
-        let growth_divisor = const { growth_divisor(size_of::<T>(), T::SMALLEST) };
-        self.elements(field, T::SMALLEST, growth_divisor, T::read)
+        const { assert_element_fits(size_of::<T>(), T::SMALLEST) };
+        self.elements(field, T::SMALLEST, T::read)
     }
 
     /// As [`Reader::nullable_structs`], where null is an error.
