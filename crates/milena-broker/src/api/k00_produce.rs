@@ -1,0 +1,175 @@
+//! Produce (0), versions 3–13: appends one batch per partition.
+//!
+//! As Kafka: batches are checked (CRC, records, timestamps, size), idempotence is enforced, NOT_LEADER answers carry the
+//! new leader from version 10 (KIP-951), topics go by id from version 13 (KIP-516), a failed `acks=0` request closes the
+//! connection. Unlike Kafka: replication is instant, so `acks=all` waits for nobody, though `min.insync.replicas` is
+//! enforced; a topic's `compression.type` is not, batches stay as they were compressed.
+
+use std::collections::BTreeSet;
+
+use milena_protocol::{
+    ErrorCode, NodeId, VersionRange,
+    messages::{
+        ProduceRequest, ProduceResponse,
+        produce_request::PartitionProduceData,
+        produce_response::{
+            BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+        },
+    },
+};
+
+use super::{Disconnect, NoReply, RequestContext, Subject};
+use crate::{
+    cluster::Topic,
+    fault::Touched,
+    log::{Appended, BatchRules, RejectedBatch, check_produced},
+};
+
+pub(crate) const VERSIONS: VersionRange = VersionRange::new(3, 13);
+
+/// From here on a topic is given by its id.
+const TOPIC_IDS: i16 = 13;
+/// From here on NOT_LEADER answers say who leads.
+const LEADER_HINTS: i16 = 10;
+/// From here on batches may be compressed with zstd.
+const ZSTD: i16 = 7;
+
+impl Subject for ProduceRequest {
+    fn touched(&self, cx: &RequestContext<'_>) -> Touched {
+        let partitions = self.topic_data.iter().flat_map(|data| {
+            let topic = cx.core.cluster.resolve(&data.name, data.topic_id, cx.version >= TOPIC_IDS);
+            let name = topic.map_or_else(|_| data.name.to_string(), |topic| topic.name.to_string());
+            data.partition_data.iter().map(move |partition| (name.clone(), partition.index))
+        });
+        Touched { partitions: partitions.collect(), key: self.transactional_id.as_deref().map(str::to_owned) }
+    }
+}
+
+/// What became of one partition's batch.
+struct Outcome {
+    result: Result<Appended, RejectedBatch>,
+    log_start_offset: i64,
+    /// Leader and epoch, for a client that asked the wrong node.
+    leader: Option<(NodeId, i32)>,
+}
+
+impl Outcome {
+    fn refused(code: ErrorCode) -> Self {
+        let rejected = RejectedBatch { code, message: String::new(), records: Vec::new() };
+        Self { result: Err(rejected), log_start_offset: -1, leader: None }
+    }
+}
+
+pub(crate) async fn handle(cx: &RequestContext<'_>, request: ProduceRequest) -> Result<ProduceResponse, NoReply> {
+    let mut response = ProduceResponse::default();
+    let mut leaders = BTreeSet::new();
+    let mut failed = false;
+    for data in request.topic_data {
+        let topic = cx.core.cluster.resolve(&data.name, data.topic_id, cx.version >= TOPIC_IDS);
+        let mut partition_responses = Vec::with_capacity(data.partition_data.len());
+        for partition in data.partition_data {
+            let index = partition.index;
+            let outcome = match &topic {
+                Ok(_) if !(-1..=1).contains(&request.acks) => Outcome::refused(ErrorCode::INVALID_REQUIRED_ACKS),
+                Ok(topic) => produce(cx, topic, partition, request.acks),
+                Err(code) => Outcome::refused(*code),
+            };
+            failed |= outcome.result.is_err();
+            if cx.version >= LEADER_HINTS {
+                leaders.extend(outcome.leader.map(|(node, _)| node));
+            }
+            partition_responses.push(answer(cx, index, outcome));
+        }
+        response.responses.push(TopicProduceResponse { name: data.name, topic_id: data.topic_id, partition_responses });
+    }
+    if request.acks == 0 {
+        return Err(if failed { Disconnect::UnackedFailure.into() } else { NoReply::NotWanted });
+    }
+    for node_id in leaders {
+        let endpoint = cx.endpoint(node_id);
+        let (host, port) = (endpoint.host.into(), i32::from(endpoint.port));
+        response.node_endpoints.push(NodeEndpoint { node_id, host, port, rack: None });
+    }
+    Ok(response)
+}
+
+fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, acks: i16) -> Outcome {
+    if let Some(code) = cx.effects.partition_error(&topic.name, data.index, false) {
+        return Outcome::refused(code);
+    }
+    let Some(partition) = topic.partition(data.index) else {
+        return Outcome::refused(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    };
+    let settings = topic.configs.read().settings();
+    let now = cx.core.clock.wall_ms();
+    let stamped = settings.log_append_time;
+    let rules = BatchRules {
+        max_bytes: settings.max_message_bytes,
+        needs_keys: settings.compacted,
+        zstd_allowed: cx.version >= ZSTD,
+        earliest_timestamp: if stamped { i64::MIN } else { now.saturating_sub(settings.timestamp_before_max_ms) },
+        latest_timestamp: if stamped { i64::MAX } else { now.saturating_add(settings.timestamp_after_max_ms) },
+    };
+    // Inflating and checking happen before the partition is locked.
+    let batch = match check_produced(data.records, &rules) {
+        Ok(batch) => batch,
+        Err(rejected) => return Outcome { result: Err(rejected), log_start_offset: -1, leader: None },
+    };
+    let outcome = {
+        let mut state = partition.lock();
+        if let Err(code) = state.check_leader(cx.node, -1) {
+            let leader = state.leader.map(|leader| (leader, state.leader_epoch));
+            return Outcome { leader, ..Outcome::refused(code) };
+        }
+        if acks == -1 && state.in_sync.len() < settings.min_insync_replicas {
+            return Outcome::refused(ErrorCode::NOT_ENOUGH_REPLICAS);
+        }
+        let epoch = state.leader_epoch;
+        match state.log.append(batch, epoch, stamped.then_some(now)) {
+            Ok(appended) => Outcome { result: Ok(appended), log_start_offset: state.log.start_offset(), leader: None },
+            Err(code) => Outcome::refused(code),
+        }
+    };
+    if outcome.result.as_ref().is_ok_and(|appended| !appended.duplicate) {
+        partition.wake();
+    }
+    match cx.effects.partition_error(&topic.name, data.index, true) {
+        Some(code) => Outcome::refused(code),
+        None => outcome,
+    }
+}
+
+fn answer(cx: &RequestContext<'_>, index: i32, outcome: Outcome) -> PartitionProduceResponse {
+    let log_start_offset = outcome.log_start_offset;
+    match outcome.result {
+        Ok(Appended { base_offset, log_append_time, .. }) => PartitionProduceResponse {
+            index,
+            base_offset,
+            log_append_time_ms: log_append_time,
+            log_start_offset,
+            ..Default::default()
+        },
+        Err(rejected) => {
+            let record_errors = rejected.records.into_iter().map(|(batch_index, message)| BatchIndexAndErrorMessage {
+                batch_index,
+                batch_index_error_message: Some(message.into()),
+            });
+            let current_leader = match outcome.leader {
+                Some((leader_id, leader_epoch)) if cx.version >= LEADER_HINTS => {
+                    LeaderIdAndEpoch { leader_id, leader_epoch }
+                }
+                _ => LeaderIdAndEpoch::default(),
+            };
+            PartitionProduceResponse {
+                index,
+                error_code: rejected.code,
+                base_offset: -1,
+                log_start_offset,
+                record_errors: record_errors.collect(),
+                error_message: (!rejected.message.is_empty()).then(|| rejected.message.into()),
+                current_leader,
+                ..Default::default()
+            }
+        }
+    }
+}
