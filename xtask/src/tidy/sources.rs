@@ -54,8 +54,10 @@ pub(super) fn check(metadata: &Metadata, findings: &mut Findings) -> Outcome {
         for part in ["src", "tests", "benches", "examples"] {
             let mut files = Vec::new();
             collect(folder.join(part).as_std_path(), &mut files)?;
+            let tests = if part == "src" { test_modules(&files)? } else { files.clone() };
             for file in files {
-                check_file(name, &file, part == "src", findings)?;
+                let is_test = tests.iter().any(|test| *test == file || file.starts_with(test.with_extension("")));
+                check_file(name, &file, is_test, findings)?;
             }
         }
     }
@@ -82,6 +84,26 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome {
     Ok(())
 }
 
+/// The files of the modules that are declared for tests alone: `#[cfg(test)]` and, on the next line, `mod name;`.
+fn test_modules(files: &[PathBuf]) -> Outcome<Vec<PathBuf>> {
+    let mut modules = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file)?;
+        let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let folder = match stem {
+            "lib" | "main" | "mod" => file.parent().unwrap_or(file).to_path_buf(),
+            _ => file.with_extension(""),
+        };
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]") {
+            if let Some(name) = pair[1].strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
+                modules.extend([folder.join(name).with_extension("rs"), folder.join(name).join("mod.rs")]);
+            }
+        }
+    }
+    Ok(modules)
+}
+
 fn check_forbids_unsafe(root: &Path, findings: &mut Findings) -> Outcome {
     let code = Source::parse(&fs::read_to_string(root)?).code;
     if !code.iter().any(|line| line.contains("#![forbid(unsafe_code)]")) {
@@ -90,7 +112,7 @@ fn check_forbids_unsafe(root: &Path, findings: &mut Findings) -> Outcome {
     Ok(())
 }
 
-fn check_file(package: &str, file: &Path, is_library: bool, findings: &mut Findings) -> Outcome {
+fn check_file(package: &str, file: &Path, is_test: bool, findings: &mut Findings) -> Outcome {
     let name = shown(file);
     let text = fs::read_to_string(file)?;
     let is_generated = text.starts_with(GENERATED);
@@ -112,14 +134,14 @@ fn check_file(package: &str, file: &Path, is_library: bool, findings: &mut Findi
         _ => {}
     }
 
-    if is_library && stem != "tests" && !text.starts_with("//!") && !text.starts_with("#!") {
+    if !is_test && !text.starts_with("//!") && !text.starts_with("#!") {
         findings.error(format!("{name} doesn't open with what it is (//!)"));
     }
 
     let source = Source::parse(&text);
     // Tests come last in a file, in a module of their own.
     let tests = source.code.windows(2).position(|lines| lines[0] == "#[cfg(test)]" && lines[1].ends_with('{'));
-    let is_test = |line: usize| stem == "tests" || !is_library || tests.is_some_and(|tests| line > tests);
+    let is_test = |line: usize| is_test || tests.is_some_and(|tests| line > tests);
     for (line, (code, comment)) in source.code.iter().zip(&source.comments).enumerate() {
         let place = format!("{name}:{}", line + 1);
         for (packages, word, instead) in NEVER {
@@ -131,10 +153,7 @@ fn check_file(package: &str, file: &Path, is_library: bool, findings: &mut Findi
         for word in UNFINISHED.iter().filter(|word| comment.contains(**word)) {
             findings.error(format!("{place}: {word}: finish it, or leave it out"));
         }
-        if package == "milena-client"
-            && is_library
-            && code.trim_start().starts_with("pub use milena_protocol::messages")
-        {
+        if package == "milena-client" && code.trim_start().starts_with("pub use milena_protocol::messages") {
             findings.error(format!("{place}: message structs stay out of the client's public face"));
         }
     }
