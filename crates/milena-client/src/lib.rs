@@ -15,11 +15,11 @@ pub mod raw;
 mod runtime;
 mod topic_name;
 
-pub use client::cluster::TopicPartition;
 pub use client::{Client, ClientBuilder, CloseReport, Cluster, Node, Partition, Topic};
 pub use clock::TimeSource;
 pub use config::{ClientConfig, ConfigError};
 pub use error::{Cause, ClientError, ErrorClass, RequestError};
+pub use milena_core::consumer::TopicPartition;
 #[doc(no_inline)]
 pub use milena_net::{BoxFuture, BrokerAddress, Connector, TcpConnector, Transport};
 pub use runtime::RuntimeChoice;

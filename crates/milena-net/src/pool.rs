@@ -41,8 +41,12 @@ pub enum Purpose {
     Produce,
     /// Fetch requests, which the broker holds until there is something to fetch.
     Fetch,
-    /// Group membership: a JoinGroup waits for the other members.
+    /// Group coordinators: heartbeats and commits, answered at once.
     Coordination,
+    /// A connection of one caller's own, under a number it drew. A broker answers one request of a connection after
+    /// the other, so long polls of two consumers, or a JoinGroup that waits for another member of the same client, must
+    /// not share one.
+    Own(u64),
     /// Everything else, answered at once.
     General,
 }

@@ -1,6 +1,5 @@
 //! The cluster as users see it: plain values, copied out of a snapshot.
 
-use std::fmt;
 use std::sync::Arc;
 
 use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
@@ -55,28 +54,6 @@ pub struct Partition {
     pub replicas: Vec<i32>,
     /// Node ids of the replicas in sync.
     pub isr: Vec<i32>,
-}
-
-/// A partition by topic and index.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicPartition {
-    /// The topic's name.
-    pub topic: Arc<str>,
-    /// The index of the partition.
-    pub partition: i32,
-}
-
-impl TopicPartition {
-    /// Names a partition.
-    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
-        Self { topic: topic.into(), partition }
-    }
-}
-
-impl fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.topic, self.partition)
-    }
 }
 
 impl Cluster {

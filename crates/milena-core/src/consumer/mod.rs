@@ -19,8 +19,8 @@ pub struct TopicPartition {
 
 impl TopicPartition {
     /// `partition` of `topic`.
-    pub fn new(topic: impl AsRef<str>, partition: i32) -> Self {
-        Self { topic: Arc::from(topic.as_ref()), partition }
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        Self { topic: topic.into(), partition }
     }
 }
 
