@@ -2,7 +2,8 @@
 """Clients written by others, against one broker: kcat, confluent-kafka, aiokafka, Java's console tools, franz-go.
 
 Each creates a topic, lets two members join a group, produces with every codec, and must see each record exactly once
-between its two members, in its partition's order, key, value and header unchanged. Exit 0 if all did.
+between its two members, in its partition's order, key, value and header unchanged. When they have left, a third member
+must see what is produced then, and nothing of before. Exit 0 if all did.
 
     python3 run.py --bootstrap 127.0.0.1:9092 --work FOLDER [--java-class-path CP] [CLIENT ...]
 
@@ -36,9 +37,10 @@ class Failure(Exception):
     """What a client didn't do, told in a sentence."""
 
 
-def records(client, codec):
+def records(client, codec, turn):
     """What is produced: keys spread over the partitions, values that compress."""
-    return [(f"key-{codec}-{i % 50}", f"{client} {codec} {i} " + "abc déf " * (i % 40)) for i in range(N_RECORDS)]
+    values = (f"{client} {codec} {turn} {i} " + "abc déf " * (i % 40) for i in range(N_RECORDS))
+    return [(f"key-{codec}-{i % 50}", value) for i, value in enumerate(values)]
 
 
 def call(command, log, text=None, **more):
@@ -103,7 +105,7 @@ class Client:
     def join(self, topic, group): ...
 
     def wait_until_assigned(self, group, members):
-        wait(lambda: all(member.n_assigned > 0 for member in members), "both members have partitions")
+        wait(lambda: all(member.n_assigned > 0 for member in members), "all members have partitions")
 
     def check_group(self, group): ...
 
@@ -183,35 +185,44 @@ class Kcat(Client):
         call(["apt-get", "install", "--yes", "--no-install-recommends", "kcat"], self.log, env=environment)
 
     def create(self, topic):
-        """kcat has no command for it: it asks for the metadata, and a broker that may creates the topic."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            listed = json.loads(call(["kcat", "-b", self.bootstrap, "-L", "-J", "-t", topic], self.log))
-            if any(entry["topic"] == topic and entry["partitions"] for entry in listed["topics"]):
-                return
+        """kcat has no command for it: it asks for the metadata, and a broker that may creates the topic, but with a
+        number of partitions of the broker's choice, which may be one. So it gets several topics."""
+        self.topics = [f"{topic}-{i}" for i in range(N_PARTITIONS)]
+        if all(self.create_on_demand(topic) for topic in self.topics):
+            return
         print("    (this broker creates no topic on demand: confluent-kafka creates kcat's)")
+        self.topics = [topic]
         helper = Confluent(argparse.Namespace(bootstrap=self.bootstrap, work=self.work, java_class_path=None))
         helper.set_up()
         helper.create(topic)
 
+    def create_on_demand(self, topic):
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            listed = json.loads(call(["kcat", "-b", self.bootstrap, "-L", "-J", "-t", topic], self.log))
+            if any(entry["topic"] == topic and entry["partitions"] for entry in listed["topics"]):
+                return True
+        return False
+
     def produce(self, topic, codec, batch):
-        lines = "".join(f"{key}\t{value}\n" for key, value in batch)
-        command = ["kcat", "-b", self.bootstrap, "-P", "-t", topic, "-K", "\t", "-z", codec, "-H", f"codec={codec}"]
-        call([*command, "-X", "partitioner=murmur2_random"], self.log, lines)
+        command = ["kcat", "-b", self.bootstrap, "-P", "-K", "\t", "-z", codec, "-H", f"codec={codec}"]
+        for i, topic in enumerate(self.topics):
+            part = batch[i :: len(self.topics)]
+            call([*command, "-t", topic], self.log, "".join(f"{key}\t{value}\n" for key, value in part))
 
     def join(self, topic, group):
         command = ["kcat", "-b", self.bootstrap, "-G", group, "-u", "-X", "auto.offset.reset=earliest"]
-        command += ["-f", "%p\t%o\t%h\t%k\t%s\n", topic]
-        return Member(command, self.parse, self.log, assigned_on_stderr=True)
+        command += ["-X", "partition.assignment.strategy=roundrobin", "-f", "%t\t%p\t%o\t%h\t%k\t%s\n"]
+        return Member([*command, *self.topics], self.parse, self.log, assigned_on_stderr=True)
 
     @staticmethod
     def parse(line):
         if line.startswith("% Group"):
             return "assigned", line.count("[") if ": assigned:" in line else 0
-        if line.startswith("%") or line.count("\t") < 4:
+        if line.startswith("%") or line.count("\t") != 5:
             return None
-        partition, offset, headers, key, value = line.split("\t")
-        return "record", (int(partition), int(offset), key, value, headers.removeprefix("codec="))
+        topic, partition, offset, headers, key, value = line.split("\t")
+        return "record", (f"{topic} {partition}", int(offset), key, value, headers.removeprefix("codec="))
 
 
 class Java(Client):
@@ -259,15 +270,15 @@ class Java(Client):
     def wait_until_assigned(self, group, members):
         """The console consumer doesn't say; the group command does."""
 
-        def both_have_some():
+        def all_have_some():
             try:
                 text = self.groups(group, "--describe", "--members")
             except Failure:
                 return False  # the coordinator, or the group, isn't there yet
             n_partitions = [int(n) for n in re.findall(rf"^{group}\s.*\s(\d+)\s*$", text, re.MULTILINE)]
-            return len(n_partitions) == 2 and all(n > 0 for n in n_partitions)
+            return len(n_partitions) == len(members) and all(n > 0 for n in n_partitions)
 
-        wait(both_have_some, "kafka-consumer-groups shows two members with partitions")
+        wait(all_have_some, f"kafka-consumer-groups shows {len(members)} members with partitions")
 
     def check_group(self, group):
         """The members have left, having committed what they printed."""
@@ -295,17 +306,15 @@ def check(seen, expected):
             last[partition] = offset
 
 
-def exercise(client):
-    client.set_up()
-    topic, group = (f"{client.name}-{what}-{uuid.uuid4().hex[:8]}" for what in ["topic", "group"])
-    client.create(topic)
+def consume(client, topic, group, n_members, codecs, turn):
+    """Members join, records are produced, the members see them and leave. Gives back how many each saw."""
     members = []
     try:
-        members = [client.join(topic, group) for _ in range(2)]
+        members = [client.join(topic, group) for _ in range(n_members)]
         client.wait_until_assigned(group, members)
         expected = collections.Counter()
-        for codec in CODECS:
-            batch = records(client.name, codec)
+        for codec in codecs:
+            batch = records(client.name, codec, turn)
             client.produce(topic, codec, batch)
             expected.update((key, value, codec) for key, value in batch)
         wanted = expected.total()
@@ -315,10 +324,8 @@ def exercise(client):
         seen = [list(member.records.queue) for member in members]
         check(seen, expected)
         if not all(seen):
-            raise Failure("one of the two members saw nothing")
-        client.check_group(group)
-        return f"created a topic, produced {wanted} records with {len(CODECS)} codecs, two members saw " + " + ".join(
-            str(len(member)) for member in seen)
+            raise Failure("a member of the group saw nothing")
+        return [len(member) for member in seen]
     except Failure as failure:
         seen = [member.records.qsize() for member in members]
         raise Failure(f"{failure} (topic {topic}, records seen {seen}, log {client.log})") from None
@@ -327,6 +334,17 @@ def exercise(client):
             if member.process.poll() is None:
                 member.process.kill()
                 member.process.wait()
+
+
+def exercise(client):
+    client.set_up()
+    topic, group = (f"{client.name}-{what}-{uuid.uuid4().hex[:8]}" for what in ["topic", "group"])
+    client.create(topic)
+    seen = consume(client, topic, group, 2, CODECS, "first")
+    # Whoever comes next sees what is new and nothing else: the two have committed, and left.
+    consume(client, topic, group, 1, CODECS[-1:], "second")
+    client.check_group(group)
+    return f"created a topic; of {sum(seen)} records with {len(CODECS)} codecs, two members saw {seen[0]} + {seen[1]}"
 
 
 def main():
