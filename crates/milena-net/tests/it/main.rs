@@ -1,0 +1,8 @@
+//! Connections and pool against scripted peers.
+
+mod cancel;
+mod connection;
+mod faults;
+mod peer;
+mod pool;
+mod tcp;

@@ -1,0 +1,179 @@
+//! The pool: one dial at a time, backoff, addresses that change, an orderly end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use milena_net::{Broker, BrokerAddress, ConnectError, Connector, Pool, PoolConfig, Purpose, TaskSet};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::peer::{Peer, Stage, request, tasks};
+
+fn broker_address(port: i32) -> BrokerAddress {
+    BrokerAddress::new("broker", port).expect("an address")
+}
+
+struct Bench {
+    pool: Pool,
+    stage: Arc<Stage>,
+    tasks: TaskSet,
+}
+
+/// A pool that knows broker 1, and peers that echo.
+fn bench() -> (Bench, UnboundedReceiver<Peer>) {
+    let (stage, peers) = Stage::new(1024);
+    let tasks = tasks();
+    let connector = Arc::clone(&stage) as Arc<dyn Connector>;
+    let pool = Pool::new(connector, PoolConfig::default(), tasks.clone(), fastrand::Rng::with_seed(1));
+    pool.update_brokers(BTreeMap::from([(1, broker_address(9092))]));
+    (Bench { pool, stage, tasks }, peers)
+}
+
+fn echo_all(mut peers: UnboundedReceiver<Peer>) {
+    tokio::spawn(async move {
+        while let Some(mut peer) = peers.recv().await {
+            tokio::spawn(async move {
+                peer.handshake().await;
+                peer.echo().await;
+            });
+        }
+    });
+}
+
+const ONE: Broker = Broker::Node(1);
+
+#[tokio::test]
+async fn many_callers_share_one_dial_and_one_connection() {
+    let (bench, peers) = bench();
+    echo_all(peers);
+    let calls = (0..50).map(|_| {
+        let pool = bench.pool.clone();
+        tokio::spawn(async move { pool.get(&ONE, Purpose::General).await.expect("a connection") })
+    });
+    let mut connections = Vec::new();
+    for call in calls.collect::<Vec<_>>() {
+        connections.push(call.await.expect("no panic"));
+    }
+    assert_eq!(bench.stage.dials.load(Relaxed), 1);
+    assert!(connections.windows(2).all(|pair| pair[0].is_same(&pair[1])));
+    let produce = bench.pool.get(&ONE, Purpose::Produce).await.expect("a connection");
+    assert!(!produce.is_same(&connections[0]), "each purpose has its own");
+    assert_eq!(bench.pool.open_connections(), 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_leaves_the_dial_to_the_others() {
+    let (bench, mut peers) = bench();
+    let impatient = tokio::spawn({
+        let pool = bench.pool.clone();
+        async move { drop(pool.get(&ONE, Purpose::General).await) }
+    });
+    let mut peer = peers.recv().await.expect("a dial");
+    impatient.abort();
+    drop(impatient.await);
+    let patient = tokio::spawn({
+        let pool = bench.pool.clone();
+        async move { pool.get(&ONE, Purpose::General).await }
+    });
+    peer.handshake().await;
+    assert!(patient.await.expect("no panic").is_ok());
+    assert_eq!(bench.stage.dials.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn trying_never_waits_but_starts_a_dial() {
+    let (bench, peers) = bench();
+    echo_all(peers);
+    assert!(bench.pool.try_get(&ONE, Purpose::Produce).is_none());
+    bench.pool.get(&ONE, Purpose::Produce).await.expect("a connection");
+    assert!(bench.pool.try_get(&ONE, Purpose::Produce).is_some());
+    assert_eq!(bench.stage.dials.load(Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_dials_back_off_from_50_ms_to_a_second() {
+    let (bench, peers) = bench();
+    echo_all(peers);
+    bench.stage.refuse.store(8, Relaxed);
+    for _ in 0..8 {
+        let outcome = bench.pool.get(&ONE, Purpose::General).await;
+        assert!(matches!(outcome, Err(ConnectError::Unreachable { .. })), "{outcome:?}");
+        assert!(bench.pool.try_get(&ONE, Purpose::General).is_none(), "nothing is dialled in the backoff");
+        assert!(bench.pool.backoff(&ONE).is_some());
+    }
+    bench.pool.get(&ONE, Purpose::General).await.expect("the ninth succeeds");
+    assert!(bench.pool.backoff(&ONE).is_none());
+    let dialed = bench.stage.dialed.lock().expect("no panic holds it").iter().map(|dial| dial.1).collect::<Vec<_>>();
+    let waits = dialed.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect::<Vec<_>>();
+    assert_eq!(waits.len(), 8);
+    assert!((40..=62).contains(&waits[0]), "{waits:?}");
+    assert!((80..=122).contains(&waits[1]), "{waits:?}");
+    assert!(waits[5..].iter().all(|wait| (798..=1_002).contains(wait)), "{waits:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_is_replaced() {
+    let (bench, peers) = bench();
+    echo_all(peers);
+    let first = bench.pool.get(&ONE, Purpose::General).await.expect("a connection");
+    first.close();
+    first.closed().await;
+    let second = bench.pool.get(&ONE, Purpose::General).await.expect("another");
+    assert!(!first.is_same(&second));
+    second.call(request("alive")).await.expect("an answer");
+}
+
+#[tokio::test]
+async fn a_broker_that_moved_is_dialled_where_it_is_now() {
+    let (bench, mut peers) = bench();
+    let get = tokio::spawn({
+        let pool = bench.pool.clone();
+        async move { pool.get(&ONE, Purpose::General).await.expect("a connection") }
+    });
+    let mut old = peers.recv().await.expect("a dial");
+    old.handshake().await;
+    let connection = get.await.expect("no panic");
+    let call = tokio::spawn({
+        let connection = connection.clone();
+        async move { connection.call(request("old")).await.map(drop) }
+    });
+    let (header, _) = old.request().await.expect("the request");
+
+    bench.pool.update_brokers(BTreeMap::from([(1, broker_address(9093))]));
+    echo_all(peers);
+    let moved = bench.pool.get(&ONE, Purpose::General).await.expect("a connection");
+    assert_eq!(moved.address(), &broker_address(9093));
+    old.reply(header.correlation_id, b"").await;
+    call.await.expect("no panic").expect("what was in flight is still answered");
+    connection.closed().await;
+
+    bench.pool.update_brokers(BTreeMap::new());
+    let outcome = bench.pool.get(&ONE, Purpose::General).await;
+    assert!(matches!(outcome, Err(ConnectError::UnknownBroker { node: 1 })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn closing_ends_every_task_and_refuses_what_comes() {
+    let (bench, mut peers) = bench();
+    // One connection open, one request on it unanswered, one dial in the middle of its handshake.
+    let get = tokio::spawn({
+        let pool = bench.pool.clone();
+        async move { pool.get(&ONE, Purpose::General).await.expect("a connection") }
+    });
+    let mut peer = peers.recv().await.expect("a dial");
+    peer.handshake().await;
+    let connection = get.await.expect("no panic");
+    let call = tokio::spawn(async move { connection.call(request("open")).await });
+    assert!(bench.pool.try_get(&ONE, Purpose::Fetch).is_none());
+    let mut dialing = peers.recv().await.expect("another dial");
+    peer.request().await.expect("the request");
+    assert_eq!(bench.tasks.len(), 3, "two connections and a dial: {:?}", bench.tasks.names());
+
+    bench.tasks.close();
+    bench.pool.close_all().await;
+    call.await.expect("no panic").expect_err("closed under it");
+    dialing.handshake().await;
+    tokio::time::timeout(Duration::from_secs(10), bench.tasks.join()).await.expect("every task ends");
+    assert!(matches!(bench.pool.get(&ONE, Purpose::General).await, Err(ConnectError::Closed)));
+}
