@@ -12,7 +12,8 @@ use super::source::Source;
 use crate::host;
 use crate::host::Outcome;
 
-/// Words that must not stand in the code of the named crates (all crates, if none is named), and what to do instead.
+/// Words that must not stand in the code of the named crates (all crates, if none is named), tests apart, and what to do
+/// instead.
 const NEVER: [(&[&str], &str, &str); 9] = [
     (&[], "unbounded_channel", "a queue has a bound"),
     (&[], "mpsc::channel()", "std's queue has no bound; use sync_channel"),
@@ -145,8 +146,8 @@ fn check_file(package: &str, file: &Path, is_test: bool, findings: &mut Findings
     for (line, (code, comment)) in source.code.iter().zip(&source.comments).enumerate() {
         let place = format!("{name}:{}", line + 1);
         for (packages, word, instead) in NEVER {
-            let applies = packages.is_empty() || (packages.contains(&package) && !is_test(line));
-            if applies && code.contains(word) {
+            let applies = packages.is_empty() || packages.contains(&package);
+            if applies && code.contains(word) && !is_test(line) {
                 findings.error(format!("{place}: {word}: {instead}"));
             }
         }
