@@ -8,8 +8,10 @@ use flate2::write::GzEncoder;
 
 use crate::compress::{CompressError, Compression};
 
-/// How much the output grows at a time while nothing is known of its size.
-const CHUNK: usize = 16 * 1024;
+/// The most that deflate makes of one byte.
+const MAX_EXPANSION: usize = 1032;
+/// The scratch that sizes are counted in.
+const SCRATCH: usize = 8 * 1024;
 
 pub(super) fn compress(level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
     let level = level.map_or_else(Level::default, |level| Level::new(level.unsigned_abs()));
@@ -22,31 +24,52 @@ pub(super) fn compress(level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -
 
 pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {
     let start = output.len();
+    // A member ends with its size, so that one allocation does: a buffer that grows would be held twice as it moves.
+    let declared = input.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize);
+    let likely = declared.min(limit).min(input.len().saturating_mul(MAX_EXPANSION));
+    if !inflate(input, likely, output)? {
+        // Several members, or a lie. To count first costs time where nobody writes such data, not memory.
+        output.truncate(start);
+        let size = count(input, limit)?;
+        output.shrink_to(start);
+        inflate(input, size, output)?;
+    }
+    Ok(())
+}
+
+/// Appends up to `room` bytes to `output`; says whether that was all there are.
+fn inflate(input: &[u8], room: usize, output: &mut Vec<u8>) -> Result<bool, CompressError> {
     let mut decoder = MultiGzDecoder::new(input);
-    loop {
-        // One byte more than allowed, so that an excess shows.
-        let filled = output.len();
-        let room = (limit - (filled - start)).saturating_add(1).min(CHUNK.max(filled - start));
-        grow(output, room, start, limit);
-        output.resize(filled + room, 0);
-        let read =
-            decoder.read(&mut output[filled..]).map_err(|error| CompressError::corrupt(Compression::Gzip, error));
-        output.truncate(filled + *read.as_ref().unwrap_or(&0));
-        if read? == 0 {
-            return Ok(());
+    let mut filled = output.len();
+    output.reserve_exact(room);
+    output.resize(filled + room, 0);
+    while filled < output.len() {
+        match decoder.read(&mut output[filled..]).map_err(corrupt)? {
+            0 => break,
+            read => filled += read,
         }
-        if output.len() - start > limit {
+    }
+    output.truncate(filled);
+    // Reading once more than there is room for also checks the last trailer.
+    Ok(decoder.read(&mut [0]).map_err(corrupt)? == 0)
+}
+
+/// The size of what `input` inflates to.
+fn count(input: &[u8], limit: usize) -> Result<usize, CompressError> {
+    let mut decoder = MultiGzDecoder::new(input);
+    let mut scratch = [0; SCRATCH];
+    let mut size = 0;
+    loop {
+        match decoder.read(&mut scratch).map_err(corrupt)? {
+            0 => return Ok(size),
+            read => size += read,
+        }
+        if size > limit {
             return Err(CompressError::TooLarge { codec: Compression::Gzip, limit });
         }
     }
 }
 
-/// Makes room by doubling, but never beyond the limit and the one byte that shows its excess.
-fn grow(output: &mut Vec<u8>, room: usize, start: usize, limit: usize) {
-    if output.capacity() - output.len() >= room {
-        return;
-    }
-    let produced = output.len() - start;
-    let wanted = (produced * 2).max(produced + room).min(limit.saturating_add(1));
-    output.reserve_exact(wanted - produced);
+fn corrupt(error: std::io::Error) -> CompressError {
+    CompressError::corrupt(Compression::Gzip, error)
 }

@@ -54,7 +54,19 @@ pub(super) fn compress(input: &[u8], output: &mut Vec<u8>) -> Result<(), Compres
 }
 
 pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {
+    // Once, for everything: a buffer that grows on the way is held twice as it moves.
+    let mut possible = 0;
+    frames(input, |input| {
+        possible += possible_size(input)?;
+        Ok(())
+    })?;
+    output.reserve_exact(possible.min(limit));
     let start = output.len();
+    frames(input, |input| frame(input, start, limit, output))
+}
+
+/// Calls `each` where a frame's header begins, behind its magic; it moves past the frame.
+fn frames(input: &[u8], mut each: impl FnMut(&mut &[u8]) -> Result<(), CompressError>) -> Result<(), CompressError> {
     let mut input = input;
     while !input.is_empty() {
         let magic = take_u32(&mut input)?;
@@ -62,7 +74,7 @@ pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Re
             let length = take_u32(&mut input)? as usize;
             take(&mut input, length)?;
         } else if magic == MAGIC {
-            frame(&mut input, start, limit, output)?;
+            each(&mut input)?;
         } else {
             return Err(corrupt(format!("magic {magic:#010x} is not that of a frame")));
         }
@@ -122,11 +134,10 @@ fn frame(input: &mut &[u8], start: usize, limit: usize, output: &mut Vec<u8>) ->
         if declared > (limit - (frame_start - start)) as u64 {
             return Err(too_large(limit));
         }
-        if declared > input.len() as u64 * MAX_EXPANSION as u64 {
+        if declared > (input.len() as u64).saturating_mul(MAX_EXPANSION as u64) {
             let compressed = input.len();
             return Err(CompressError::ImpossibleSize { codec: Compression::Lz4, declared, compressed });
         }
-        output.reserve_exact(declared as usize);
     }
     loop {
         let prefix = take_u32(input)?;
@@ -160,6 +171,28 @@ fn frame(input: &mut &[u8], start: usize, limit: usize, output: &mut Vec<u8>) ->
         return Err(corrupt("the content is not as long as declared"));
     }
     Ok(())
+}
+
+/// The most that the frame can decompress to, by the lengths of its blocks.
+fn possible_size(input: &mut &[u8]) -> Result<usize, CompressError> {
+    let frame = header(input)?;
+    let mut size = 0usize;
+    loop {
+        let prefix = take_u32(input)?;
+        if prefix == 0 {
+            break;
+        }
+        let length = take(input, (prefix & !UNCOMPRESSED) as usize)?.len();
+        let expansion = if prefix & UNCOMPRESSED != 0 { 1 } else { MAX_EXPANSION };
+        size = size.saturating_add(length.saturating_mul(expansion).min(frame.block_size));
+        if frame.block_checksum {
+            take(input, 4)?;
+        }
+    }
+    if frame.content_checksum {
+        take(input, 4)?;
+    }
+    Ok(size)
 }
 
 /// Decompresses one block behind `output`; matches may reach back to `history`.

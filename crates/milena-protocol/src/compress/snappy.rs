@@ -32,55 +32,64 @@ pub(super) fn compress(input: &[u8], output: &mut Vec<u8>) -> Result<(), Compres
 }
 
 pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {
-    let start = output.len();
+    // Once, for all blocks: a buffer that grows on the way is held twice as it moves.
+    let mut size = 0usize;
+    blocks(input, |block| {
+        size = size.saturating_add(declared_len(block)?);
+        if size > limit {
+            return Err(CompressError::TooLarge { codec: Compression::Snappy, limit });
+        }
+        Ok(())
+    })?;
+    output.reserve_exact(size);
+    let mut decoder = snap::raw::Decoder::new();
+    blocks(input, |block| {
+        let filled = output.len();
+        output.resize(filled + declared_len(block)?, 0);
+        let written = decoder.decompress(block, &mut output[filled..]).map_err(corrupt)?;
+        output.truncate(filled + written);
+        Ok(())
+    })
+}
+
+/// Calls `each` with every raw block, be it one alone or framed ones.
+fn blocks(input: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), CompressError>) -> Result<(), CompressError> {
     if !input.starts_with(&MAGIC) {
-        return block(input, start, limit, output);
+        return each(input);
     }
-    let mut rest =
-        input.get(HEADER_LEN..).ok_or_else(|| CompressError::corrupt(Compression::Snappy, "cut off in its header"))?;
+    let mut rest = input;
     while !rest.is_empty() {
-        // snappy-java writes a header again where streams were concatenated.
+        // The header stands again where streams were concatenated.
         if rest.starts_with(&MAGIC) {
-            rest = rest
-                .get(HEADER_LEN..)
-                .ok_or_else(|| CompressError::corrupt(Compression::Snappy, "cut off in a header"))?;
+            rest = rest.get(HEADER_LEN..).ok_or_else(|| corrupt("cut off in its header"))?;
             continue;
         }
-        let Some((prefix, behind)) = rest.split_first_chunk::<4>() else {
-            return Err(CompressError::corrupt(Compression::Snappy, "cut off in a block's length"));
-        };
+        let (prefix, behind) = rest.split_first_chunk().ok_or_else(|| corrupt("cut off in a block's length"))?;
         let length = i32::from_be_bytes(*prefix);
-        let chunk = usize::try_from(length)
+        let (block, behind) = usize::try_from(length)
             .ok()
             .filter(|length| *length > 0)
             .and_then(|length| behind.split_at_checked(length))
-            .ok_or_else(|| {
-                let reason = format!("a block of {length} bytes where {} are left", behind.len());
-                CompressError::corrupt(Compression::Snappy, reason)
-            })?;
-        block(chunk.0, start, limit, output)?;
-        rest = chunk.1;
+            .ok_or_else(|| corrupt(format!("a block of {length} bytes where {} are left", behind.len())))?;
+        each(block)?;
+        rest = behind;
     }
     Ok(())
 }
 
-/// Decompresses one raw block behind what is in `output` from `start` on.
-fn block(input: &[u8], start: usize, limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {
-    let corrupt = |error: snap::Error| CompressError::corrupt(Compression::Snappy, error);
-    let declared = snap::raw::decompress_len(input).map_err(corrupt)?;
-    let filled = output.len();
-    if declared > limit - (filled - start) {
-        return Err(CompressError::TooLarge { codec: Compression::Snappy, limit });
-    }
-    if declared > input.len().saturating_mul(MAX_EXPANSION) {
+/// The size that a raw block declares, if a block of its length can have it.
+fn declared_len(block: &[u8]) -> Result<usize, CompressError> {
+    let declared = snap::raw::decompress_len(block).map_err(corrupt)?;
+    if declared > block.len().saturating_mul(MAX_EXPANSION) {
         return Err(CompressError::ImpossibleSize {
             codec: Compression::Snappy,
             declared: declared as u64,
-            compressed: input.len(),
+            compressed: block.len(),
         });
     }
-    output.resize(filled + declared, 0);
-    let written = snap::raw::Decoder::new().decompress(input, &mut output[filled..]).map_err(corrupt)?;
-    output.truncate(filled + written);
-    Ok(())
+    Ok(declared)
+}
+
+fn corrupt(reason: impl ToString) -> CompressError {
+    CompressError::corrupt(Compression::Snappy, reason)
 }

@@ -267,6 +267,8 @@ impl RecordBatch {
                 .decompress(&section, limit, &mut inflated)
                 .map_err(|source| RecordError::Compression { base_offset: self.base_offset, source })?;
             self.check_record_count(inflated.len())?;
+            // Room is made for the most there can be; what is kept is what there is.
+            inflated.shrink_to_fit();
             Bytes::from(inflated)
         };
         Ok(Records::new(self, data))

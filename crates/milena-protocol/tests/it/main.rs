@@ -1,5 +1,6 @@
 //! Tests of milena-protocol from outside, in one binary.
 
+mod compress_codecs;
 mod fetch_decoding;
 mod generated;
 mod laws;
