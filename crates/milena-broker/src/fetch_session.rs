@@ -124,22 +124,22 @@ impl Session {
 
     /// Notes what was seen of a partition; true if the answer has to mention it.
     fn note(&mut self, key: &Key, seen: &Seen) -> bool {
-        let next_place = self.next_place;
         let Some(cached) = self.partitions.get_mut(key) else { return true };
         let changed = cached.high_watermark != seen.high_watermark || cached.log_start_offset != seen.log_start_offset;
-        cached.high_watermark = seen.high_watermark;
+        // Once an error is gone, the client has to hear so.
+        cached.high_watermark = if seen.failed { -1 } else { seen.high_watermark };
         cached.log_start_offset = seen.log_start_offset;
-        if seen.failed {
-            // Once the error is gone, the client has to hear so.
-            cached.high_watermark = -1;
-        }
-        if seen.has_records {
+        seen.failed || seen.has_records || seen.diverging || changed
+    }
+
+    /// Who got records is read last the next time, so that all get their turn under a limit.
+    fn rotate(&mut self, key: &Key) {
+        if let Some(cached) = self.partitions.get_mut(key) {
             self.order.remove(&cached.place);
-            cached.place = next_place;
-            self.order.insert(next_place, key.clone());
+            cached.place = self.next_place;
+            self.order.insert(self.next_place, key.clone());
             self.next_place += 1;
         }
-        seen.failed || seen.has_records || seen.diverging || changed
     }
 }
 
@@ -236,9 +236,15 @@ impl FetchSessions {
             }
             Kind::Incremental(id) => match self.sessions.get_mut(&id) {
                 Some(session) => {
-                    let mention =
-                        context.wanted.iter().zip(seen).map(|(wanted, seen)| session.note(&wanted.key(), seen));
-                    (id, mention.collect())
+                    let mut mention = Vec::with_capacity(seen.len());
+                    for (wanted, seen) in context.wanted.iter().zip(seen) {
+                        let key = wanted.key();
+                        mention.push(session.note(&key, seen));
+                        if seen.has_records {
+                            session.rotate(&key);
+                        }
+                    }
+                    (id, mention)
                 }
                 // Evicted while the fetch was parked: the next one will be told.
                 None => (id, everything),
