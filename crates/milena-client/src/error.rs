@@ -271,6 +271,12 @@ impl RequestError {
         Self::Broker { subject: subject.into(), code: code.0, name, detail: detail.map(str::to_owned) }
     }
 
+    /// An error code of a broker, about `subject`, for crates that send raw requests.
+    #[doc(hidden)]
+    pub fn from_code(subject: impl Into<String>, code: i16, detail: Option<&str>) -> Self {
+        Self::broker(subject, ErrorCode(code), detail)
+    }
+
     /// What the error asks of the caller.
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use milena_net::Broker;
+use milena_net::{Broker, Purpose};
 use milena_protocol::{ErrorCode, Request};
 use tokio::time::{sleep, timeout};
 
@@ -84,12 +84,30 @@ impl RawClient {
         request: R,
         error_of: impl Fn(&R::Response) -> ErrorCode,
     ) -> Result<R::Response, RequestError> {
+        self.send_versioned(target, i16::MAX, |_| request.clone(), |_, response| error_of(response)).await
+    }
+
+    /// As [`Self::send_checked`], for requests whose shape depends on their version: `build` makes one for the version
+    /// that the broker at hand and we speak, at most `max_version`. `error_of` is told that version too.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::send`].
+    pub async fn send_versioned<R: Request>(
+        &self,
+        target: Target,
+        max_version: i16,
+        build: impl Fn(i16) -> R,
+        error_of: impl Fn(i16, &R::Response) -> ErrorCode,
+    ) -> Result<R::Response, RequestError> {
         let inner = self.client.inner();
         let start = inner.clock.now();
         let backoff = inner.retry_backoff();
         let mut attempts = 0;
         loop {
-            let failed = match self.attempt(&target, &request, self.left(start), &error_of).await {
+            let failed = match self.attempt(&target, self.left(start), max_version, &build, &error_of).await {
                 Attempt::Answered(response) => return Ok(response),
                 Attempt::Failed(error) if !is_worth_a_retry(&error) => return Err(error),
                 failed => failed,
@@ -117,18 +135,19 @@ impl RawClient {
     async fn attempt<R: Request>(
         &self,
         target: &Target,
-        request: &R,
         limit: Duration,
-        error_of: &impl Fn(&R::Response) -> ErrorCode,
+        max_version: i16,
+        build: &impl Fn(i16) -> R,
+        error_of: &impl Fn(i16, &R::Response) -> ErrorCode,
     ) -> Attempt<R::Response> {
         let inner = self.client.inner();
         let mut broker = None;
-        match self.exchange(target, request, limit, &mut broker).await {
-            Ok(response) if error_of(&response).is_retriable() => {
+        match self.exchange(target, limit, max_version, build, &mut broker).await {
+            Ok((version, response)) if error_of(version, &response).is_retriable() => {
                 inner.reconsider(target, broker.as_ref());
                 Attempt::Refused(response)
             }
-            Ok(response) => Attempt::Answered(response),
+            Ok((_, response)) => Attempt::Answered(response),
             Err(error) => {
                 inner.reconsider(target, broker.as_ref());
                 Attempt::Failed(error)
@@ -140,21 +159,28 @@ impl RawClient {
     async fn exchange<R: Request>(
         &self,
         target: &Target,
-        request: &R,
         limit: Duration,
+        max_version: i16,
+        build: &impl Fn(i16) -> R,
         chosen: &mut Option<Broker>,
-    ) -> Result<R::Response, RequestError> {
+    ) -> Result<(i16, R::Response), RequestError> {
         let inner = self.client.inner();
         let start = inner.clock.now();
+        let left = || limit.saturating_sub(inner.clock.now().saturating_duration_since(start));
         let broker = inner.route(target, limit).await?;
         let broker = &*chosen.insert(broker);
-        let left = limit.saturating_sub(inner.clock.now().saturating_duration_since(start));
-        let connection = match timeout(left, inner.pool.get(broker, target.purpose())).await {
+        // Not the group's connection: a JoinGroup holds up whatever follows it there.
+        let wait = left();
+        let connection = match timeout(wait, inner.pool.get(broker, Purpose::General)).await {
             Ok(connection) => connection?,
-            Err(_) => return Err(RequestError::NoBroker),
+            Err(_) => return Err(inner.metadata.no_connection(broker, wait)),
         };
-        let left = limit.saturating_sub(inner.clock.now().saturating_duration_since(start));
-        Ok(connection.request(request, None, left.min(inner.config.request_timeout)).await?)
+        let Some(version) = connection.versions().highest_up_to(R::API_KEY, max_version) else {
+            let (address, api) = (connection.address().to_string(), R::API_KEY.name());
+            return Err(RequestError::UnsupportedVersion { address, api });
+        };
+        let wait = left().min(inner.config.request_timeout);
+        Ok((version, connection.request(&build(version), Some(version), wait).await?))
     }
 }
 

@@ -265,6 +265,8 @@ impl Pool {
         {
             return Ok(Step::Backoff(until));
         }
+        // Purposes of one caller's own come and go; what they leave behind is swept with each dial.
+        state.slots.retain(|_, slot| !matches!(slot, Slot::Open(connection) if connection.is_closed()));
         let (report, outcome) = watch::channel(None);
         state.slots.insert(key.clone(), Slot::Dialing { address: address.clone(), outcome: outcome.clone() });
         drop(state);

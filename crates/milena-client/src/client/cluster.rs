@@ -1,7 +1,5 @@
 //! The cluster as users see it: plain values, copied out of a snapshot.
 
-use std::sync::Arc;
-
 use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
 
 /// A cluster: its brokers, and those of its topics that the client uses.

@@ -2,6 +2,8 @@
 //! for changes; none of them ever sends a metadata request of its own, and none that gives up stops one.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,7 @@ pub(crate) struct MetadataKeeper {
     last_error: Mutex<Option<RequestError>>,
     wake: Notify,
     stop: Notify,
+    stopped: AtomicBool,
     clock: TimeSource,
     chance: Chance,
     pool: Pool,
@@ -59,6 +62,7 @@ impl MetadataKeeper {
             last_error: Mutex::new(None),
             wake: Notify::new(),
             stop: Notify::new(),
+            stopped: AtomicBool::new(false),
             clock,
             chance,
             pool,
@@ -117,6 +121,7 @@ impl MetadataKeeper {
     /// A refresh that begins after this call.
     pub(crate) async fn refresh(&self, limit: Duration) -> Result<(), RequestError> {
         let mut refreshes = self.refreshes.subscribe();
+        self.open()?;
         let deadline = self.clock.now() + limit;
         // One that is under way may have been answered before what the caller knows of.
         let mut owed = if self.machine().next_timeout(self.clock.now()).is_none() { 2 } else { 1 };
@@ -169,6 +174,7 @@ impl MetadataKeeper {
         let mut refreshes = self.refreshes.subscribe();
         let mut unknown_since = None;
         loop {
+            self.open()?;
             self.want(topic);
             let now = self.clock.now();
             if let Some(known) = self.snapshot().topic(topic) {
@@ -217,9 +223,15 @@ impl MetadataKeeper {
         }
     }
 
-    /// Ends the task. Waiters then wait until their limit: nobody waits on a client that is closing.
+    /// Ends the task; whoever waits for metadata, now or later, learns that the client is closed.
     pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
         self.stop.notify_one();
+        self.settle(Some(RequestError::Closed));
+    }
+
+    fn open(&self) -> Result<(), RequestError> {
+        if self.stopped.load(Ordering::Acquire) { Err(RequestError::Closed) } else { Ok(()) }
     }
 
     /// The task.
@@ -301,9 +313,7 @@ impl MetadataKeeper {
                 if let Broker::Node(node) = broker {
                     self.machine().handle_unreachable(*node);
                 }
-                let source =
-                    Arc::new(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("none within {limit:?}")));
-                return Err(RequestError::Unreachable { address: self.address_of(broker), source });
+                return Err(self.no_connection(broker, limit));
             }
         };
         let response = connection.request(&request(query), None, limit).await?;
@@ -318,6 +328,12 @@ impl MetadataKeeper {
             taken
         });
         taken.map(drop).map_err(RequestError::from)
+    }
+
+    /// What to say of a broker to which no connection came about in time.
+    pub(crate) fn no_connection(&self, broker: &Broker, limit: Duration) -> RequestError {
+        let source = io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"));
+        RequestError::Unreachable { address: self.address_of(broker), source: Arc::new(source) }
     }
 
     fn address_of(&self, broker: &Broker) -> String {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use milena_net::{Broker, Purpose};
+use milena_net::Broker;
 use milena_protocol::ErrorCode;
 
 use super::ClientInner;
@@ -64,15 +64,5 @@ impl ClientInner {
             _ => {}
         }
         self.metadata.request_refresh();
-    }
-}
-
-impl Target {
-    /// The connection that such requests travel on.
-    pub(crate) fn purpose(&self) -> Purpose {
-        match self {
-            Self::GroupCoordinator(_) => Purpose::Coordination,
-            _ => Purpose::General,
-        }
     }
 }
