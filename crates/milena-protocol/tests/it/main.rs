@@ -4,6 +4,7 @@
 mod compress_codecs;
 mod fetch_decoding;
 mod generated;
+mod golden;
 mod java_tools;
 mod laws;
 mod oracle;
