@@ -230,6 +230,18 @@ impl MetadataKeeper {
         self.settle(Some(RequestError::Closed));
     }
 
+    /// Whether the client is closed.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Resolves when the client is closed: tasks that end with it wait for this.
+    pub(crate) async fn stopped(&self) {
+        let mut refreshes = self.refreshes.subscribe();
+        // `stop` says so before it settles, so the change after a look that was too early is seen.
+        while !self.is_stopped() && refreshes.changed().await.is_ok() {}
+    }
+
     fn open(&self) -> Result<(), RequestError> {
         if self.stopped.load(Ordering::Acquire) { Err(RequestError::Closed) } else { Ok(()) }
     }

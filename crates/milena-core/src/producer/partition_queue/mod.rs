@@ -273,9 +273,9 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         self.bury(config);
     }
 
-    /// Reports everything: the producer closes without waiting any longer.
-    pub fn abort(&mut self, config: &QueueConfig) {
-        self.report(self.batches.len(), |_| ProduceFailure::Closed);
+    /// Reports everything, because of `failure`: the producer closes without waiting any longer, or can't go on.
+    pub fn abort(&mut self, config: &QueueConfig, failure: &ProduceFailure) {
+        self.report(self.batches.len(), |_| failure.clone());
         self.bury(config);
     }
 

@@ -307,7 +307,7 @@ fn duplicate_is_a_success_without_an_offset() {
 fn abort_reports_by_what_is_known() {
     let mut bench = Bench::new(2);
     bench.take().unwrap();
-    bench.queue.abort(&bench.config);
+    bench.queue.abort(&bench.config, &ProduceFailure::Closed);
     bench.resolve();
     assert_eq!([bench.outcome(0), bench.outcome(1)], ["possibly written", "failed"]);
 }

@@ -1,0 +1,248 @@
+//! The producer's own task: ends lingers, retries and deadlines, follows the metadata, asks for a producer id. It sends
+//! nothing that somebody else could have sent sooner, and sleeps while there is nothing to do.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::{Duration, Instant};
+
+use milena_core::producer::completion::BatchOutcome;
+use milena_core::producer::failure::ProduceFailure;
+use milena_core::producer::identity::ProducerIdentity;
+use milena_net::Purpose;
+use milena_protocol::ErrorCode;
+use milena_protocol::messages::InitProducerIdRequest;
+use milena_protocol::{ApiKey, ProducerId};
+
+use super::partition::{Closing, Partition, State};
+use super::shared::{Shared, lock};
+use super::timers::Due;
+use crate::error::RequestError;
+
+/// With nothing to do the driver looks around so often, which costs nothing.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Answers for what is left, however the driver ends.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(super) async fn run(self) {
+        let shared = &self.shared;
+        let mut changes = shared.client.metadata.changes();
+        let closed = shared.client.metadata.stopped();
+        tokio::pin!(closed);
+        loop {
+            let now = shared.client.clock.now();
+            shared.fire(now);
+            if shared.poll_init() {
+                let shared = Arc::clone(shared);
+                let task = async move { initialize(&shared).await };
+                let _ = self.shared.client.tasks.spawn("init producer id", task);
+            }
+            if shared.ending.load(SeqCst) && !shared.has_work() {
+                return;
+            }
+            let until = shared.timers().sleep(now + LONGEST_SLEEP);
+            tokio::select! {
+                () = &mut closed => return,
+                () = shared.wake.notified() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+                changed = changes.changed() => match changed {
+                    Ok(()) => shared.update_leaders(),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.refuse();
+        self.shared.abort(&ProduceFailure::Closed);
+        for topic in self.shared.topics() {
+            self.shared.client.metadata.unpin(&topic.name);
+        }
+    }
+}
+
+impl Shared {
+    /// Whether anything is open, queued or in flight.
+    pub(super) fn has_work(&self) -> bool {
+        self.active_partitions.load(Relaxed) > 0
+            && self.topics().iter().any(|topic| topic.partitions().iter().any(|partition| partition.lock().has_work()))
+    }
+
+    fn fire(self: &Arc<Self>, now: Instant) {
+        let mut nodes = Vec::new();
+        loop {
+            // Its own statement: the lock must be free again before the partition's is taken.
+            let timer = self.timers().pop(now);
+            let Some((partition, due)) = timer else { break };
+            nodes.extend(match due {
+                Due::Linger(number) => self.end_linger(&partition, number),
+                Due::Retry => {
+                    let mut state = partition.lock();
+                    self.list(&partition, &mut state)
+                }
+                Due::Deadline => self.expire(&partition, now),
+            });
+        }
+        nodes.sort_unstable();
+        nodes.dedup();
+        for node in nodes {
+            self.pump(node);
+        }
+    }
+
+    fn end_linger(&self, partition: &Arc<Partition>, number: u64) -> Option<i32> {
+        let mut state = partition.lock();
+        if state.opened != number || !state.close() {
+            return None;
+        }
+        partition.publish(&state);
+        self.list(partition, &mut state)
+    }
+
+    /// Reports what ran out of time, and sets the timer for what runs out next.
+    fn expire(self: &Arc<Self>, partition: &Arc<Partition>, now: Instant) -> Option<i32> {
+        let mut state = partition.lock();
+        let timeout = self.config.delivery_timeout;
+        if state.open.as_ref().is_some_and(|open| open.created() + timeout <= now) {
+            state.close();
+        }
+        let mut late = Vec::new();
+        for closing in &mut state.closing {
+            let created = match &*closing {
+                Closing::Whole(open, _) => open.created(),
+                Closing::Sealed { created, .. } => *created,
+                Closing::Away { .. } | Closing::Void => continue,
+            };
+            if created + timeout <= now {
+                late.push(std::mem::replace(closing, Closing::Void));
+            }
+        }
+        state.queue.expire(now, &self.queue);
+        let done = state.queue.take_done();
+        let bump = state.queue.poll_bump();
+        match state.next_deadline(&self.queue) {
+            Some(at) => self.arm(at, partition, Due::Deadline),
+            // What is being compressed is looked at when it is back; until then it is no reason to stay idle for good.
+            None if !state.closing.is_empty() => self.arm(now + timeout, partition, Due::Deadline),
+            None => {
+                state.deadline_armed = false;
+                self.active_partitions.fetch_sub(1, Relaxed);
+            }
+        }
+        partition.publish(&state);
+        let node = self.list(partition, &mut state);
+        drop(state);
+        self.fail(late, &ProduceFailure::DeliveryTimeout { limit: timeout, last: None });
+        if let Some(used) = bump {
+            self.bump(used);
+        }
+        self.finish(done);
+        node
+    }
+
+    fn fail(&self, closing: Vec<Closing>, failure: &ProduceFailure) {
+        for closing in closing {
+            let share = match closing {
+                Closing::Whole(open, _) => open.share(),
+                Closing::Sealed { share, .. } => share,
+                Closing::Away { .. } | Closing::Void => continue,
+            };
+            self.answer(share, BatchOutcome::Failed(failure.clone()));
+        }
+    }
+
+    /// Gives everything up.
+    pub(super) fn abort(self: &Arc<Self>, failure: &ProduceFailure) {
+        for topic in self.topics() {
+            for partition in topic.partitions().iter() {
+                let mut guard = partition.lock();
+                let state: &mut State = &mut guard;
+                state.close();
+                let closing = std::mem::take(&mut state.closing).into();
+                state.queue.abort(&self.queue, failure);
+                let done = state.queue.take_done();
+                let bump = state.queue.poll_bump();
+                partition.publish(state);
+                drop(guard);
+                self.fail(closing, failure);
+                if let Some(used) = bump {
+                    self.bump(used);
+                }
+                self.finish(done);
+            }
+        }
+    }
+
+    /// Closes every open batch and starts sending; returns what was not answered for then.
+    pub(super) fn start_flush(self: &Arc<Self>) -> Vec<Arc<milena_core::producer::completion::Completion>> {
+        let mut unanswered = Vec::new();
+        let mut nodes = Vec::new();
+        for topic in self.topics() {
+            for partition in topic.partitions().iter() {
+                let mut state = partition.lock();
+                state.close();
+                unanswered.extend(state.unanswered());
+                partition.publish(&state);
+                nodes.extend(self.list(partition, &mut state));
+            }
+        }
+        nodes.sort_unstable();
+        nodes.dedup();
+        for node in nodes {
+            self.pump(node);
+        }
+        unanswered
+    }
+}
+
+/// Asks for a producer id until there is one. What can't be had fails what waits for it.
+async fn initialize(shared: &Arc<Shared>) {
+    for attempt in 0.. {
+        match ask(shared).await {
+            Ok(identity) => return shared.initialized(identity),
+            Err(error) => {
+                tracing::debug!(%error, "no producer id");
+                let code = error.error_code().map(ErrorCode);
+                let refused = code.filter(|code| !code.is_retriable() && *code != ErrorCode::UNKNOWN_SERVER_ERROR);
+                if let Some(code) = refused {
+                    shared.init_failed();
+                    return shared.abort(&ProduceFailure::Broker { code, message: None });
+                }
+                if shared.client.metadata.is_stopped() || (shared.ending.load(SeqCst) && !shared.has_work()) {
+                    return shared.init_failed();
+                }
+                let wait = shared.queue.retry.delay(attempt, &mut lock(&shared.rng));
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+async fn ask(shared: &Shared) -> Result<ProducerIdentity, RequestError> {
+    let client = &shared.client;
+    let broker = client.metadata.candidates().into_iter().next().ok_or(RequestError::NoBroker)?;
+    let connection = client.pool.get(&broker, Purpose::General).await?;
+    let request = InitProducerIdRequest {
+        transactional_id: None,
+        transaction_timeout_ms: i32::MAX,
+        producer_id: ProducerId(-1),
+        producer_epoch: -1,
+        ..InitProducerIdRequest::default()
+    };
+    let version = connection.versions().highest(ApiKey::InitProducerId);
+    let response = connection.request(&request, version, client.config.request_timeout).await?;
+    match response.error_code {
+        ErrorCode::NONE => Ok(ProducerIdentity { id: response.producer_id.0, epoch: response.producer_epoch }),
+        code => Err(RequestError::broker("producer id", code, None)),
+    }
+}

@@ -1,0 +1,386 @@
+//! What the handles of a producer, its driver and its waves share.
+//!
+//! Lock order: a partition, then a node, the identity, the timers or the buffer pool, each alone. No lock is held while
+//! a completion is answered, a batch dropped or a wave started.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use dashmap::DashMap;
+use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
+use milena_core::producer::buffers::BufferPool;
+use milena_core::producer::completion::{BatchOutcome, BatchShare};
+use milena_core::producer::compression_choice::CompressionPolicy;
+use milena_core::producer::identity::{Identity, ProducerIdentity};
+use milena_core::producer::open_batch::ProducerBatch;
+use milena_core::producer::partition_queue::{Done, Leader, QueueConfig};
+use milena_protocol::compress::Compression;
+use tokio::sync::Notify;
+
+use super::config::ProducerConfig;
+use super::metrics::Counters;
+use super::node::Node;
+use super::partition::{After, Partition, State};
+use super::timers::{Due, Timers};
+use super::topic::Topic;
+use crate::client::ClientInner;
+
+const OPEN: u8 = 0;
+const CLOSED: u8 = 1;
+
+pub(super) struct Shared {
+    pub(super) client: Arc<ClientInner>,
+    pub(super) config: ProducerConfig,
+    pub(super) queue: QueueConfig,
+    pub(super) compression: CompressionPolicy,
+    pub(super) buffers: Arc<BufferPool>,
+    pub(super) counters: Counters,
+    /// Partitions with anything open or queued.
+    pub(super) active_partitions: AtomicUsize,
+    topics: DashMap<Arc<str>, Arc<Topic>, BuildHasherDefault<NameHasher>>,
+    /// The same, in the order of their first use: what is done for all is done in an order that repeats itself.
+    in_order: Mutex<Vec<Arc<Topic>>>,
+    nodes: Mutex<BTreeMap<i32, Arc<Node>>>,
+    identity: Mutex<Whoami>,
+    timers: Mutex<Timers>,
+    /// Wakes the driver.
+    pub(super) wake: Notify,
+    pub(super) rng: Mutex<fastrand::Rng>,
+    numbers: AtomicU64,
+    lifecycle: AtomicU8,
+    /// The driver is to end when nothing is left.
+    pub(super) ending: AtomicBool,
+}
+
+#[derive(Default)]
+struct Whoami {
+    identity: Identity,
+    waiting: Vec<Arc<Partition>>,
+    needed: bool,
+}
+
+/// FNV-1a, 64 bit: topic names are short, and no order may depend on a random hash.
+pub(super) struct NameHasher(u64);
+
+impl Default for NameHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Shared {
+    pub(super) fn new(client: Arc<ClientInner>, config: ProducerConfig, buffers: Arc<BufferPool>) -> Arc<Self> {
+        let queue = QueueConfig {
+            max_in_flight: config.in_flight(),
+            delivery_timeout: config.delivery_timeout,
+            idempotent: config.idempotence,
+            retry: milena_core::retry::Backoff::new(config.retry_backoff, config.retry_backoff_max),
+        };
+        let rng = client.chance.fork();
+        Arc::new(Self {
+            compression: config.compression_policy(),
+            client,
+            config,
+            queue,
+            buffers,
+            counters: Counters::default(),
+            active_partitions: AtomicUsize::new(0),
+            topics: DashMap::default(),
+            in_order: Mutex::default(),
+            nodes: Mutex::default(),
+            identity: Mutex::default(),
+            timers: Mutex::default(),
+            wake: Notify::new(),
+            rng: Mutex::new(rng),
+            numbers: AtomicU64::new(0),
+            lifecycle: AtomicU8::new(OPEN),
+            ending: AtomicBool::new(false),
+        })
+    }
+
+    #[inline]
+    pub(super) fn is_closed(&self) -> bool {
+        self.lifecycle.load(Ordering::SeqCst) != OPEN
+    }
+
+    /// Refuses every further record.
+    pub(super) fn refuse(&self) {
+        self.lifecycle.store(CLOSED, Ordering::SeqCst);
+    }
+
+    pub(super) fn compresses(&self) -> bool {
+        self.compression != CompressionPolicy::Fixed(Compression::None, None)
+    }
+
+    /// How large a buffer a partition may take at first, so that all that are active get one.
+    pub(super) fn fair_buffer(&self) -> usize {
+        let active = self.active_partitions.load(Relaxed).max(1);
+        (self.buffers.budget().limit() / (4 * active)).max(1024)
+    }
+
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Relaxed)
+    }
+
+    // Topics and leaders.
+
+    pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.get(name).map(|topic| Arc::clone(&topic))
+    }
+
+    pub(super) fn topics(&self) -> Vec<Arc<Topic>> {
+        lock(&self.in_order).clone()
+    }
+
+    /// The topic of `metadata`, made if it is new.
+    pub(super) fn resolved(self: &Arc<Self>, metadata: &TopicMetadata) -> Arc<Topic> {
+        let mut in_order = lock(&self.in_order);
+        if let Some(topic) = self.topic(&metadata.name) {
+            return topic;
+        }
+        let rng = lock(&self.rng).fork();
+        let topic = Arc::new(Topic::new(Arc::clone(&metadata.name), self.config.batch_size, rng));
+        self.client.metadata.pin(&metadata.name);
+        self.update_topic(&topic, &self.client.metadata.snapshot());
+        self.topics.insert(Arc::clone(&topic.name), Arc::clone(&topic));
+        in_order.push(Arc::clone(&topic));
+        self.need_identity();
+        topic
+    }
+
+    /// Takes partitions and leaders from the metadata, and starts what can be sent now.
+    pub(super) fn update_leaders(self: &Arc<Self>) {
+        let snapshot = self.client.metadata.snapshot();
+        for topic in self.topics() {
+            self.update_topic(&topic, &snapshot);
+        }
+        // What lies ready for a broker that is not reached may have another leader now.
+        let nodes: Vec<_> = lock(&self.nodes).values().cloned().collect();
+        for node in &nodes {
+            let ready = std::mem::take(&mut node.lock().ready);
+            for partition in ready {
+                self.relist(&partition);
+            }
+        }
+        let nodes: Vec<_> = lock(&self.nodes).keys().copied().collect();
+        for node in nodes {
+            self.pump(node);
+        }
+    }
+
+    fn update_topic(&self, topic: &Topic, snapshot: &ClusterSnapshot) {
+        let Some(metadata) = snapshot.topic(&topic.name) else { return };
+        topic.update(metadata);
+        for partition in topic.partitions().iter() {
+            let leader = snapshot.leader(&topic.name, partition.index);
+            let leader = leader.map(|(node, epoch)| Leader { node, epoch: epoch.unwrap_or(-1) });
+            let mut state = partition.lock();
+            self.set_leader(partition, &mut state, leader);
+            self.list(partition, &mut state);
+        }
+    }
+
+    /// Takes a leader, unless a later one is known (KIP-951).
+    pub(super) fn set_leader(&self, partition: &Partition, state: &mut State, leader: Option<Leader>) {
+        match (state.leader, leader) {
+            (Some(known), Some(new)) if new.epoch >= 0 && new.epoch < known.epoch => {}
+            (Some(known), Some(new)) if known == new => {}
+            (_, leader) => {
+                if let Some(leader) = leader {
+                    state.queue.leader_learned(leader);
+                }
+                state.leader = leader;
+                partition.publish(state);
+            }
+        }
+    }
+
+    // Ready lists.
+
+    /// Lists the partition with its leader, if it may have something to send; says which node to pump then.
+    pub(super) fn list(&self, partition: &Arc<Partition>, state: &mut State) -> Option<i32> {
+        if state.listed {
+            return None;
+        }
+        let open = state.open.as_ref().is_some_and(|open| !open.is_empty());
+        let waits = !state.closing.is_empty() || state.queue.len() > state.queue.in_flight();
+        let eager = open && !state.must_linger && state.queue.is_empty();
+        if !waits && !eager {
+            return None;
+        }
+        let Some(leader) = state.leader else {
+            self.client.metadata.request_refresh();
+            return None;
+        };
+        state.listed = true;
+        self.node(leader.node).lock().ready.push(Arc::clone(partition));
+        Some(leader.node)
+    }
+
+    /// As [`Self::list`], for one that is on no list and still marked as listed.
+    pub(super) fn relist(&self, partition: &Arc<Partition>) -> Option<i32> {
+        let mut state = partition.lock();
+        state.listed = false;
+        let node = self.list(partition, &mut state);
+        if node.is_none() {
+            self.arm_linger(partition, &mut state);
+        }
+        node
+    }
+
+    pub(super) fn node(&self, id: i32) -> Arc<Node> {
+        Arc::clone(lock(&self.nodes).entry(id).or_insert_with(|| Node::new(id)))
+    }
+
+    /// Does what an append asks for.
+    pub(super) fn follow_up(self: &Arc<Self>, partition: &Arc<Partition>, after: After) {
+        if let Some(at) = after.deadline {
+            self.arm(at, partition, Due::Deadline);
+        }
+        if let Some((opened, number)) = after.linger {
+            self.arm(opened + self.config.linger, partition, Due::Linger(number));
+        }
+        if after.leaderless {
+            self.client.metadata.request_refresh();
+        }
+        if let Some(node) = after.pump {
+            self.node(node).lock().ready.push(Arc::clone(partition));
+            self.pump(node);
+        }
+    }
+
+    // Time.
+
+    pub(super) fn arm(&self, at: Instant, partition: &Arc<Partition>, due: Due) {
+        if lock(&self.timers).push(at, Arc::clone(partition), due) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Makes sure that what is open will be closed when its linger ends.
+    pub(super) fn arm_linger(&self, partition: &Arc<Partition>, state: &mut State) {
+        let Some(open) = state.open.as_ref().filter(|open| !open.is_empty()) else { return };
+        if !state.linger_armed {
+            state.linger_armed = true;
+            self.arm(open.created() + self.config.linger, partition, Due::Linger(state.opened));
+        }
+    }
+
+    pub(super) fn timers(&self) -> MutexGuard<'_, Timers> {
+        lock(&self.timers)
+    }
+
+    // Identity.
+
+    pub(super) fn identity(&self) -> Option<ProducerIdentity> {
+        lock(&self.identity).identity.current()
+    }
+
+    fn need_identity(&self) {
+        if self.config.idempotence {
+            let mut whoami = lock(&self.identity);
+            if whoami.identity.current().is_none() && !whoami.needed {
+                whoami.needed = true;
+                drop(whoami);
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Leaves the partition, which stays listed, until there is another identity than `seen`. Returns whether there is
+    /// one already.
+    pub(super) fn await_identity(&self, partition: &Arc<Partition>, seen: Option<ProducerIdentity>) -> bool {
+        let mut whoami = lock(&self.identity);
+        if whoami.identity.current() != seen {
+            return true;
+        }
+        whoami.waiting.push(Arc::clone(partition));
+        whoami.needed = true;
+        drop(whoami);
+        self.wake.notify_one();
+        false
+    }
+
+    /// Whether the driver is to ask a broker for an identity now.
+    pub(super) fn poll_init(&self) -> bool {
+        let mut whoami = lock(&self.identity);
+        whoami.needed && whoami.identity.poll_init()
+    }
+
+    pub(super) fn init_failed(&self) {
+        lock(&self.identity).identity.init_failed();
+    }
+
+    pub(super) fn initialized(self: &Arc<Self>, identity: ProducerIdentity) {
+        lock(&self.identity).identity.initialized(identity);
+        self.release_waiting();
+    }
+
+    /// A partition's sequence has a gap: its epoch is spent.
+    pub(super) fn bump(self: &Arc<Self>, used: ProducerIdentity) {
+        self.counters.epoch_bumps.fetch_add(1, Relaxed);
+        let current = {
+            let mut whoami = lock(&self.identity);
+            whoami.identity.bump(used);
+            whoami.needed = true;
+            whoami.identity.current()
+        };
+        tracing::debug!(?used, ?current, "a sequence has a gap: the epoch is raised");
+        match current {
+            Some(_) => self.release_waiting(),
+            None => self.wake.notify_one(),
+        }
+    }
+
+    fn release_waiting(self: &Arc<Self>) {
+        let waiting = std::mem::take(&mut lock(&self.identity).waiting);
+        let mut nodes: Vec<_> = waiting.iter().filter_map(|partition| self.relist(partition)).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        for node in nodes {
+            self.pump(node);
+        }
+    }
+
+    // Answers.
+
+    /// Tells everyone what became of these batches, and lets the buffers go. No lock may be held.
+    pub(super) fn finish(&self, done: Vec<Done<ProducerBatch>>) {
+        for Done { batch, report } in done {
+            drop(batch);
+            if let Some((share, outcome)) = report {
+                self.answer(share, outcome);
+            }
+        }
+    }
+
+    pub(super) fn answer(&self, share: BatchShare, outcome: BatchOutcome) {
+        let counter = match outcome {
+            BatchOutcome::Acknowledged { .. } => &self.counters.acknowledged,
+            BatchOutcome::Failed(_) => &self.counters.failed,
+            BatchOutcome::PossiblyWritten(_) => &self.counters.possibly_written,
+        };
+        counter.fetch_add(u64::from(share.records()), Relaxed);
+        share.resolve(outcome);
+    }
+}
+
+/// Nothing that holds these locks panics half-way through a change; a poisoned one is as good as any.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

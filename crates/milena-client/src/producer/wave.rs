@@ -1,0 +1,264 @@
+//! A wave: what is ready for one broker, in one produce request; and the answer to it, taken in by the connection's own
+//! task.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Instant;
+
+use milena_core::producer::identity::ProducerIdentity;
+use milena_core::producer::partition_queue::{Answer, Blocked, Ticket};
+use milena_net::{Broker, Connection, Purpose, RequestFrame};
+use milena_protocol::produce::{ProduceEntry, ProduceSettings, encode_produce};
+use milena_protocol::record::SealedBatch;
+use milena_protocol::{ApiKey, Uuid};
+
+use super::config::Acks;
+use super::node::Node;
+use super::partition::Partition;
+use super::seal::{self, Unsealed};
+use super::shared::{Shared, lock};
+use super::timers::Due;
+
+/// The first version that names topics by id (KIP-516).
+const FIRST_WITH_TOPIC_IDS: i16 = 13;
+
+/// Batches that go into one request.
+pub(super) struct Sent {
+    pub(super) partition: Arc<Partition>,
+    pub(super) ticket: Ticket,
+    pub(super) topic_id: Uuid,
+}
+
+struct Wave<'a> {
+    node: &'a Node,
+    now: Instant,
+    identity: Option<ProducerIdentity>,
+    sent: Vec<Sent>,
+    batches: Vec<SealedBatch>,
+    bytes: usize,
+    /// Whether batches that need not go yet may, once that was asked.
+    token: Option<bool>,
+    /// Looked at in vain: still listed, for the next wave.
+    left: Vec<Arc<Partition>>,
+    /// Other brokers that have something now.
+    elsewhere: Vec<i32>,
+    unsealed: Vec<Unsealed>,
+}
+
+impl Shared {
+    /// Sends what is ready for a broker, as far as it takes it.
+    pub(super) fn pump(self: &Arc<Self>, node: i32) {
+        let node = self.node(node);
+        let mut elsewhere = Vec::new();
+        node.take_turns(|| self.wave(&node, &mut elsewhere));
+        for other in elsewhere {
+            self.pump(other);
+        }
+    }
+
+    /// One request. Returns whether there may be another.
+    fn wave(self: &Arc<Self>, node: &Arc<Node>, elsewhere: &mut Vec<i32>) -> bool {
+        if node.lock().ready.is_empty() {
+            return false;
+        }
+        let Some(connection) = self.connection(node) else { return false };
+        // Without a permit five requests are in flight, and the next answer comes here again.
+        let Some(permit) = connection.try_permit() else { return false };
+        let ready = std::mem::take(&mut node.lock().ready);
+        let mut wave = Wave {
+            node,
+            now: self.client.clock.now(),
+            identity: self.identity(),
+            sent: Vec::new(),
+            batches: Vec::new(),
+            bytes: 0,
+            token: None,
+            left: Vec::new(),
+            elsewhere: Vec::new(),
+            unsealed: Vec::new(),
+        };
+        for partition in ready {
+            self.visit(&mut wave, partition);
+        }
+        let Wave { sent, batches, left, unsealed, elsewhere: found, .. } = wave;
+        elsewhere.extend(found);
+        node.lock().ready.extend(left);
+        for (share, outcome) in unsealed {
+            self.answer(share, outcome);
+        }
+        if sent.is_empty() {
+            return false;
+        }
+        self.submit(node, &connection, permit, sent, &batches);
+        true
+    }
+
+    /// Takes one batch of the partition into the wave, if it has one to send.
+    fn visit(self: &Arc<Self>, wave: &mut Wave<'_>, partition: Arc<Partition>) {
+        let mut guard = partition.lock();
+        let state = &mut *guard;
+        let leader = match state.leader {
+            Some(leader) if leader.node == wave.node.id => leader,
+            _ => {
+                state.listed = false;
+                match self.list(&partition, state) {
+                    Some(node) => wave.elsewhere.push(node),
+                    None => self.arm_linger(&partition, state),
+                }
+                return;
+            }
+        };
+        // One sealed batch in hand is enough: what is sealed later may be larger.
+        let in_flight = state.queue.in_flight();
+        if state.queue.len() == in_flight && in_flight < self.queue.max_in_flight {
+            if state.closing.is_empty() && in_flight == 0 {
+                if state.open.as_ref().is_some_and(|open| !open.is_empty()) {
+                    state.must_linger = !self.config.low_latency && !wave.may_send_early();
+                    if !state.must_linger {
+                        state.close();
+                    }
+                }
+            }
+            seal::advance(self, &partition, state, &mut wave.unsealed);
+        }
+        let largest = self.config.max_request_size;
+        match state.queue.sendable(wave.now, &self.queue, leader, wave.identity) {
+            Ok(batch) if wave.bytes > 0 && wave.bytes + batch.sealed().wire_len() > largest => {
+                drop(guard);
+                wave.left.push(partition);
+                return;
+            }
+            Ok(_) => {
+                let (ticket, batch) = state
+                    .queue
+                    .take(wave.now, &self.queue, leader, wave.identity)
+                    .expect("sendable said so, and the lock was held since");
+                wave.bytes += batch.sealed().wire_len();
+                wave.batches.push(batch.sealed().clone());
+                if !state.closing.is_empty() || state.queue.len() > state.queue.in_flight() {
+                    wave.left.push(Arc::clone(&partition));
+                } else {
+                    state.listed = false;
+                }
+                partition.publish(state);
+                wave.sent.push(Sent { partition: Arc::clone(&partition), ticket, topic_id: Uuid::default() });
+            }
+            Err(Blocked::Identity) => {
+                if self.await_identity(&partition, wave.identity) {
+                    wave.identity = self.identity();
+                    drop(guard);
+                    return self.visit(wave, partition);
+                }
+            }
+            Err(Blocked::Backoff(at)) => {
+                state.listed = false;
+                self.arm(at, &partition, Due::Retry);
+            }
+            // An answer, or a batch that was compressed elsewhere, lists it again.
+            Err(Blocked::Busy | Blocked::Empty) => state.listed = false,
+        }
+        self.arm_linger(&partition, state);
+    }
+
+    /// The connection for the node's produce requests; opened in the background if there is none.
+    fn connection(self: &Arc<Self>, node: &Arc<Node>) -> Option<Connection> {
+        if let Some(connection) = node.lock().connection.clone().filter(|connection| !connection.is_closed()) {
+            return Some(connection);
+        }
+        let found = self.client.pool.try_get(&Broker::Node(node.id), Purpose::Produce);
+        node.lock().connection.clone_from(&found);
+        if found.is_none() && !node.connecting.swap(true, SeqCst) {
+            let (shared, node) = (Arc::clone(self), Arc::clone(node));
+            let task = async move { shared.connect(&node).await };
+            let _ = self.client.tasks.spawn("connect for produce", task);
+        }
+        found
+    }
+
+    /// Tries to reach the node for as long as something is ready for it.
+    async fn connect(self: &Arc<Self>, node: &Arc<Node>) {
+        loop {
+            let outcome = self.client.pool.get(&Broker::Node(node.id), Purpose::Produce).await;
+            match outcome {
+                Ok(connection) => node.lock().connection = Some(connection),
+                Err(error) => {
+                    tracing::debug!(node = node.id, %error, "no connection for produce requests");
+                    self.client.metadata.request_refresh();
+                    if !node.lock().ready.is_empty() && !self.client.metadata.is_stopped() {
+                        let wait = self.queue.retry.delay(0, &mut lock(&self.rng));
+                        tokio::time::sleep(wait).await;
+                        continue;
+                    }
+                }
+            }
+            node.connecting.store(false, SeqCst);
+            return self.pump(node.id);
+        }
+    }
+
+    fn submit(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        connection: &Connection,
+        permit: milena_net::Permit,
+        mut sent: Vec<Sent>,
+        batches: &[SealedBatch],
+    ) {
+        let snapshot = self.client.metadata.snapshot();
+        for sent in &mut sent {
+            sent.topic_id = snapshot.topic(&sent.partition.topic).map(|topic| topic.id).unwrap_or_default();
+        }
+        let with_ids = sent.iter().all(|sent| !sent.topic_id.is_zero());
+        let cap = if with_ids { FIRST_WITH_TOPIC_IDS } else { FIRST_WITH_TOPIC_IDS - 1 };
+        let Some(version) = connection.versions().highest_up_to(ApiKey::Produce, cap) else {
+            tracing::warn!(node = node.id, "the broker serves no version of Produce that this client speaks");
+            for sent in &sent {
+                self.settle(sent, Answer::NotSent, None);
+            }
+            return;
+        };
+        let mut entries: Vec<_> = sent
+            .iter()
+            .zip(batches)
+            .map(|(sent, batch)| ProduceEntry {
+                topic: &sent.partition.topic,
+                topic_id: sent.topic_id,
+                partition: sent.partition.index,
+                batch,
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.topic);
+        let settings = ProduceSettings {
+            transactional_id: None,
+            acks: self.config.acks.wire(),
+            timeout_ms: i32::try_from(self.config.request_timeout.as_millis()).unwrap_or(i32::MAX),
+        };
+        let body = encode_produce(version, settings, &entries)
+            .expect("the version is one of ours, and topic names are checked when they are resolved");
+        drop(entries);
+        self.counters.requests.fetch_add(1, Relaxed);
+        let frame = RequestFrame {
+            api_key: ApiKey::Produce,
+            api_version: version,
+            body,
+            timeout: self.config.request_timeout,
+            expects_reply: self.config.acks != Acks::None,
+        };
+        let handler = {
+            let (shared, node, connection) = (Arc::clone(self), node.id, connection.clone());
+            move |reply| shared.answered(node, &connection, &sent, reply)
+        };
+        if let Err(rejected) = connection.submit(permit, frame, Box::new(handler)) {
+            // Not a byte was written; the handler says so to every partition.
+            rejected.handler.handle(Err(rejected.error));
+        }
+    }
+}
+
+impl Wave<'_> {
+    /// One token allows for all early batches of one request.
+    fn may_send_early(&mut self) -> bool {
+        let (node, now) = (self.node, self.now);
+        *self.token.get_or_insert_with(|| node.take_token(now))
+    }
+}
