@@ -77,6 +77,7 @@ pub struct Position {
     fetch_offset: i64,
     not_before: Option<Instant>,
     asking: bool,
+    held_back: bool,
 }
 
 /// A question to put to a coordinator or a leader.
@@ -135,6 +136,7 @@ impl Positions {
             fetch_offset: -1,
             not_before: None,
             asking: false,
+            held_back: false,
         };
         position.start_at(start);
         self.partitions.insert(partition, position);
@@ -185,6 +187,13 @@ impl Positions {
         true
     }
 
+    /// The partition is being revoked: no more of it is fetched or handed over, but it is held until it is removed.
+    pub fn hold_back(&mut self, partition: &TopicPartition) {
+        if let Some(position) = self.partitions.get_mut(partition) {
+            position.held_back = true;
+        }
+    }
+
     /// Takes over what metadata says of the leader: node and epoch.
     pub fn set_leader(&mut self, partition: &TopicPartition, leader: Option<(i32, i32)>) {
         if let Some(position) = self.partitions.get_mut(partition) {
@@ -195,7 +204,7 @@ impl Positions {
     /// Partitions to be fetched from `node`: held, resolved, not paused.
     pub fn fetchable(&self, node: i32) -> impl Iterator<Item = (&TopicPartition, &Position)> {
         self.partitions.iter().filter(move |(_, position)| {
-            !position.paused
+            position.is_wanted()
                 && position.unresolved.is_none()
                 && position.leader.is_some_and(|(leader, _)| leader == node)
         })
@@ -206,7 +215,7 @@ impl Positions {
     pub fn questions(&mut self, now: Instant) -> Vec<Question> {
         let mut questions = Vec::new();
         for (partition, position) in &mut self.partitions {
-            let Some(unresolved) = position.unresolved else { continue };
+            let Some(unresolved) = position.unresolved.filter(|_| !position.held_back) else { continue };
             // Committed offsets come from the coordinator, the others from the leader.
             let reachable = unresolved == Unresolved::Committed || position.leader.is_some();
             if position.asking || !reachable || position.not_before.is_some_and(|at| now < at) {
@@ -343,6 +352,11 @@ impl Position {
         self.not_before = None;
     }
 
+    /// Whether its records may be fetched and handed over: neither paused nor being revoked.
+    pub fn is_wanted(&self) -> bool {
+        !self.paused && !self.held_back
+    }
+
     /// Offset of the next record to hand over, once it is known.
     pub fn position(&self) -> Option<i64> {
         self.unresolved.is_none().then_some(self.position)
@@ -454,6 +468,10 @@ mod tests {
         positions.set_paused(&tp(), true);
         assert_eq!(positions.fetchable(1).count(), 0);
         positions.set_paused(&tp(), false);
+        positions.hold_back(&tp());
+        assert_eq!(positions.fetchable(1).count(), 0);
+        assert!(positions.holds(&tp(), AssignmentEpoch(1)), "held for its last commits");
+        let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
         positions.seek(&tp(), Start::End);
         assert_eq!(positions.fetchable(1).count(), 0);
     }

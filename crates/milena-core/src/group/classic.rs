@@ -280,9 +280,12 @@ impl Membership {
         }
     }
 
-    /// The application polled (or was still waiting inside a poll) at `at`.
+    /// The application polled (or was still waiting inside a poll) at `at`. Telling of the same poll twice is nothing new.
     pub fn handle_poll(&mut self, at: Instant) {
-        self.last_poll = self.last_poll.max(at);
+        if at <= self.last_poll {
+            return;
+        }
+        self.last_poll = at;
         if self.state == MemberState::Stale && self.leave_to_send.is_none() {
             self.become_state(MemberState::Unjoined);
         }

@@ -1,0 +1,782 @@
+//! The one task that owns a consumer's membership, commits and positions in time: it feeds the machines, sends what they
+//! ask for and tells the application what became of it. Requests run in tasks of their own and answer by a bounded
+//! channel, so that nothing here waits for the network, and heartbeats never wait for the application.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use milena_core::consumer::TopicPartition;
+use milena_core::consumer::positions::{EARLIEST, Question, Start, Unresolved};
+use milena_core::group::assignor::TopicRacks;
+use milena_core::group::classic::{
+    GroupEvent, GroupRequestKind, MemberState, Membership, MembershipConfig, NoReply, Reply,
+};
+use milena_core::group::commit_lane::{CommitLane, CommitResult, OffsetToCommit};
+use milena_protocol::ErrorCode;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep_until;
+
+use super::config::Isolation;
+use super::error::ConsumeError;
+use super::event::{Assignment, ConsumerEvent, RevocationGuard};
+use super::fetcher;
+use super::offsets::{self, Answers, Committer, Listed, OffsetAndMetadata};
+use super::shared::{Shared, Subscription};
+use super::wire::{self, GroupReply};
+use crate::client::coordinators::CoordinatorKind;
+use crate::error::RequestError;
+
+/// Answers that wait to be read; requests under way are far fewer.
+const ANSWERS: usize = 64;
+/// After an error about one partition that a retry won't mend soon.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// What the application waits for.
+pub(super) enum Command {
+    /// Commit, in order.
+    Commit(Vec<OffsetToCommit>, oneshot::Sender<CommitResult>),
+    /// Leave the group and end, at the latest at the deadline.
+    Close(Instant, oneshot::Sender<bool>),
+}
+
+enum Answer {
+    Group(u64, GroupReply),
+    Commit(u64, i32, Reply<Vec<(TopicPartition, ErrorCode)>>),
+    Committed(Vec<Question>, Result<Answers<Option<OffsetAndMetadata>>, ErrorCode>),
+    Listed(Vec<Question>, Result<Answers<Listed>, RequestError>),
+    Partitions(BTreeSet<Arc<str>>, TopicRacks),
+    Unreadable(TopicPartition, RequestError),
+}
+
+/// Partitions that the application is giving up.
+struct Revocation {
+    number: u64,
+    partitions: Vec<TopicPartition>,
+    is_over: bool,
+}
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    membership: Option<Membership>,
+    lane: CommitLane,
+    commits: BTreeMap<u64, oneshot::Sender<CommitResult>>,
+    commands: mpsc::Receiver<Command>,
+    answers: mpsc::Receiver<Answer>,
+    answer_to: mpsc::Sender<Answer>,
+    changes: watch::Receiver<u64>,
+    pinned: BTreeSet<Arc<str>>,
+    pinned_all: bool,
+    /// Generations of subscription, metadata and assignment that were acted upon.
+    seen: (u64, u64, u64),
+    /// As leader: partitions per topic when we assigned them.
+    assigned_counts: BTreeMap<Arc<str>, usize>,
+    revocation: Option<Revocation>,
+    revocations: u64,
+    closing: Option<(Instant, Vec<oneshot::Sender<bool>>)>,
+    questions_failed: u32,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
+        let client = &shared.client;
+        let (answer_to, answers) = mpsc::channel(ANSWERS);
+        let seeds = client.chance.with(|rng| (rng.u64(..), rng.u64(..)));
+        let config = &shared.config;
+        let membership = config.group.as_ref().map(|_| {
+            let config = MembershipConfig {
+                instance_id: config.instance_id.as_deref().map(Arc::from),
+                assignors: config.assignors.clone(),
+                session_timeout: config.session_timeout,
+                rebalance_timeout: config.max_poll_interval,
+                heartbeat_interval: config.heartbeat_interval,
+                max_poll_interval: config.max_poll_interval,
+                rack: config.rack.as_deref().map(Arc::from),
+                backoff: client.retry_backoff(),
+            };
+            Membership::new(client.clock.now(), config, seeds.0)
+        });
+        Self {
+            lane: CommitLane::new(client.config.api_timeout, client.retry_backoff(), seeds.1),
+            changes: client.metadata.changes(),
+            membership,
+            commits: BTreeMap::new(),
+            commands,
+            answers,
+            answer_to,
+            pinned: BTreeSet::new(),
+            pinned_all: false,
+            seen: (0, 0, 0),
+            assigned_counts: BTreeMap::new(),
+            revocation: None,
+            revocations: 0,
+            closing: None,
+            questions_failed: 0,
+            shared,
+        }
+    }
+
+    /// Runs until the consumer is closed.
+    pub(super) async fn run(mut self) {
+        loop {
+            let until = self.turn();
+            if self.is_over() {
+                break;
+            }
+            let shared = Arc::clone(&self.shared);
+            let sleep = async {
+                match until {
+                    Some(until) => sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(answer) = self.answers.recv() => self.take_answer(answer),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.take_command(command),
+                    // The last handle is gone, and said so in the shared state.
+                    None => shared.driver.notified().await,
+                },
+                () = shared.driver.notified() => {}
+                Ok(()) = self.changes.changed() => {}
+                () = sleep => {}
+            }
+        }
+        self.end();
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.client.clock.now()
+    }
+
+    /// Does all there is to do now; returns when there is more by time alone.
+    fn turn(&mut self) -> Option<Instant> {
+        let now = self.now();
+        self.follow_subscription(now);
+        self.follow_metadata(now);
+        self.follow_application(now);
+        self.drive_membership(now);
+        self.drive_commits(now);
+        self.drive_close(now);
+        self.drive_membership(now);
+        self.ask_for_offsets(now);
+        self.start_fetchers();
+        let membership = self.membership.as_ref().and_then(Membership::next_timeout);
+        let questions = self.shared.state().positions.next_timeout();
+        let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
+        [membership, self.lane.next_timeout(), questions, closing].into_iter().flatten().min()
+    }
+
+    fn spawn(&self, name: &'static str, ask: impl Future<Output = Answer> + Send + 'static) {
+        let answer_to = self.answer_to.clone();
+        // The driver may be gone by then; so is whoever would care.
+        let task = async move { drop(answer_to.send(ask.await).await) };
+        if self.shared.client.tasks.spawn(name, task).is_err() {
+            self.shared.end();
+        }
+    }
+
+    fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Commit(offsets, done) => {
+                let ticket = self.lane.submit(self.now(), offsets);
+                self.commits.insert(ticket, done);
+            }
+            Command::Close(deadline, done) => {
+                self.shared.end();
+                match &mut self.closing {
+                    Some((known, waiting)) => {
+                        *known = deadline.min(*known);
+                        waiting.push(done);
+                    }
+                    None => self.closing = Some((deadline, vec![done])),
+                }
+            }
+        }
+    }
+
+    fn follow_subscription(&mut self, now: Instant) {
+        let (subscribed, subscription) = {
+            let state = self.shared.state();
+            (state.subscribed, state.subscription.clone())
+        };
+        if subscribed == self.seen.0 {
+            return;
+        }
+        self.seen.0 = subscribed;
+        let metadata = Arc::clone(&self.shared.client.metadata);
+        let matching = matches!(subscription, Subscription::Matching(_));
+        if matching != self.pinned_all {
+            if matching {
+                metadata.pin_all()
+            } else {
+                metadata.unpin_all()
+            }
+            self.pinned_all = matching;
+        }
+        let wanted: BTreeSet<Arc<str>> = match &subscription {
+            Subscription::Topics(topics) => topics.clone(),
+            Subscription::Assigned => {
+                let state = self.shared.state();
+                state.positions.iter().map(|(partition, _)| Arc::clone(&partition.topic)).collect()
+            }
+            Subscription::None | Subscription::Matching(_) => BTreeSet::new(),
+        };
+        self.pin(wanted.clone());
+        match subscription {
+            Subscription::Topics(topics) => self.subscribe(now, topics),
+            Subscription::Assigned => self.check_assigned(),
+            Subscription::Matching(_) => self.seen.1 = 0,
+            Subscription::None => {}
+        }
+    }
+
+    fn pin(&mut self, wanted: BTreeSet<Arc<str>>) {
+        let metadata = &self.shared.client.metadata;
+        for topic in wanted.difference(&self.pinned) {
+            metadata.pin(topic);
+        }
+        for topic in self.pinned.difference(&wanted) {
+            metadata.unpin(topic);
+        }
+        self.pinned = wanted;
+    }
+
+    fn subscribe(&mut self, now: Instant, topics: BTreeSet<Arc<str>>) {
+        if let Some(membership) = &mut self.membership {
+            membership.subscribe(now, topics);
+        }
+    }
+
+    /// Partitions that were assigned by hand should be there; a typo must not wait for ever.
+    fn check_assigned(&self) {
+        let partitions: Vec<TopicPartition> =
+            self.shared.state().positions.iter().map(|(partition, _)| partition.clone()).collect();
+        for partition in partitions {
+            let client = Arc::clone(&self.shared.client);
+            if client.metadata.snapshot().partition(&partition.topic, partition.partition).is_some() {
+                continue;
+            }
+            let answer_to = self.answer_to.clone();
+            let check = async move {
+                let error = match client.metadata.topic(&partition.topic, client.config.api_timeout).await {
+                    Ok(topic) if topic.partition(partition.partition).is_some() => return,
+                    Ok(topic) => RequestError::UnknownPartition {
+                        topic: partition.topic.to_string(),
+                        partition: partition.partition,
+                        partitions: topic.partitions.len(),
+                    },
+                    Err(error) => error,
+                };
+                drop(answer_to.send(Answer::Unreadable(partition, error)).await);
+            };
+            if self.shared.client.tasks.spawn("look for a partition", check).is_err() {
+                self.shared.end();
+            }
+        }
+    }
+
+    fn follow_metadata(&mut self, now: Instant) {
+        let snapshot = self.shared.client.metadata.snapshot();
+        let assignments = self.shared.state().assignments();
+        if (snapshot.generation(), assignments) == (self.seen.1, self.seen.2) {
+            return;
+        }
+        (self.seen.1, self.seen.2) = (snapshot.generation(), assignments);
+        let matching = {
+            let mut state = self.shared.state();
+            let held: Vec<TopicPartition> = state.positions.iter().map(|(partition, _)| partition.clone()).collect();
+            for partition in held {
+                let leader = snapshot.leader(&partition.topic, partition.partition);
+                state.positions.set_leader(&partition, leader.map(|(node, epoch)| (node, epoch.unwrap_or(-1))));
+            }
+            match &state.subscription {
+                Subscription::Matching(filter) => Some(Arc::clone(filter)),
+                _ => None,
+            }
+        };
+        if let Some(filter) = matching {
+            let there = snapshot.topics().filter(|topic| topic.error.is_ok() && !topic.is_internal);
+            let topics = there.filter(|topic| filter(&topic.name)).map(|topic| Arc::clone(&topic.name)).collect();
+            self.subscribe(now, topics);
+        }
+        if let Some(membership) = &mut self.membership
+            && let Some(topics) = membership.group_topics()
+            && membership.state() == MemberState::Stable
+        {
+            let racks = racks(&snapshot, topics);
+            let counts: BTreeMap<_, _> =
+                racks.into_iter().map(|(topic, partitions)| (topic, partitions.len())).collect();
+            if counts != self.assigned_counts {
+                membership.request_rejoin(now, "the partitions of the group's topics changed");
+            }
+        }
+        self.shared.fetchers.notify_waiters();
+    }
+
+    fn follow_application(&mut self, now: Instant) {
+        let (polled, over, abandoned) = {
+            let mut state = self.shared.state();
+            let polled = if state.polling > 0 { now } else { state.last_poll };
+            (polled, std::mem::take(&mut state.revocations_over), state.abandoned)
+        };
+        if abandoned && self.closing.is_none() {
+            self.shared.end();
+            self.closing = Some((now + Duration::from_secs(5), Vec::new()));
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.handle_poll(polled);
+        }
+        if let Some(revocation) = &mut self.revocation
+            && over.contains(&revocation.number)
+        {
+            revocation.is_over = true;
+        }
+    }
+
+    fn drive_membership(&mut self, now: Instant) {
+        loop {
+            // Commits that were asked for while the guard lived go out before the partitions do.
+            self.drive_commits(now);
+            if self.revocation.as_ref().is_some_and(|revocation| revocation.is_over) && self.lane.is_idle() {
+                let revocation = self.revocation.take().expect("looked at just now");
+                let mut state = self.shared.state();
+                revocation.partitions.iter().for_each(|partition| state.give_up(partition));
+                drop(state);
+                if let Some(membership) = &mut self.membership {
+                    membership.handle_revoked();
+                }
+            }
+            let Some(membership) = &mut self.membership else { return };
+            if let Some(event) = membership.poll_event() {
+                self.take_event(now, event);
+                continue;
+            }
+            let Some(request) = membership.poll_request(now) else {
+                // Time limits may have passed while it looked.
+                match membership.poll_event() {
+                    Some(event) => {
+                        self.take_event(now, event);
+                        continue;
+                    }
+                    None => break,
+                }
+            };
+            if request.kind == GroupRequestKind::FindCoordinator {
+                self.forget_coordinator();
+            }
+            let shared = Arc::clone(&self.shared);
+            self.spawn("group request", async move {
+                Answer::Group(request.attempt, wire::ask(&shared, request.kind).await)
+            });
+        }
+        let is_stale = self.membership.as_ref().is_some_and(|membership| membership.state() == MemberState::Stale);
+        self.shared.state().stale = is_stale;
+    }
+
+    fn forget_coordinator(&self) {
+        let (coordinators, group) = (&self.shared.client.coordinators, self.group());
+        if let Some(node) = coordinators.known(CoordinatorKind::Group, group) {
+            coordinators.invalidate(CoordinatorKind::Group, group, node);
+        }
+    }
+
+    fn group(&self) -> &str {
+        self.shared.config.group.as_deref().unwrap_or_default()
+    }
+
+    fn take_event(&mut self, now: Instant, event: GroupEvent) {
+        match event {
+            GroupEvent::Assigned(partitions) => {
+                let starts = partitions.iter().map(|partition| (partition.clone(), Start::Committed));
+                let epoch = self.shared.state().assign(starts);
+                self.shared.push(Ok(ConsumerEvent::Assigned(Assignment { partitions, epoch })));
+                self.follow_metadata(now);
+            }
+            GroupEvent::Revoke(partitions) => {
+                let mut state = self.shared.state();
+                for partition in &partitions {
+                    state.positions.hold_back(partition);
+                    state.discard(partition);
+                }
+                drop(state);
+                self.revocations += 1;
+                let number = self.revocations;
+                self.revocation = Some(Revocation { number, partitions: partitions.clone(), is_over: false });
+                self.shared.push(Ok(ConsumerEvent::Revoked(RevocationGuard {
+                    partitions,
+                    deadline: now + self.shared.config.max_poll_interval,
+                    shared: Arc::downgrade(&self.shared),
+                    revocation: number,
+                })));
+            }
+            GroupEvent::Lost(partitions) => {
+                self.revocation = None;
+                let mut state = self.shared.state();
+                partitions.iter().for_each(|partition| state.give_up(partition));
+                drop(state);
+                self.shared.push(Ok(ConsumerEvent::Lost(partitions)));
+            }
+            GroupEvent::NeedPartitions(topics) => {
+                let client = Arc::clone(&self.shared.client);
+                self.spawn("partitions of the group", async move {
+                    for topic in &topics {
+                        client.metadata.want(topic);
+                    }
+                    let snapshot = client.metadata.snapshot();
+                    if topics.iter().any(|topic| snapshot.topic(topic).is_none()) {
+                        // What stays unknown is left out, and brings about a rebalance when it appears.
+                        drop(client.metadata.refresh(client.config.request_timeout).await);
+                    }
+                    let racks = racks(&client.metadata.snapshot(), &topics);
+                    Answer::Partitions(topics, racks)
+                });
+            }
+            GroupEvent::Failed(source) => {
+                let group = self.group().to_owned();
+                self.shared.push(Err(ConsumeError::Group { group, source }));
+            }
+        }
+    }
+
+    fn drive_commits(&mut self, now: Instant) {
+        self.commit_processed(now);
+        self.settle_commits();
+        let (may_send, committer) = match &self.membership {
+            None => (false, None),
+            Some(membership) => {
+                let (member_id, generation) = membership.generation().unwrap_or_else(|| (Arc::from(""), -1));
+                let instance_id = (generation >= 0).then(|| membership.instance_id().cloned()).flatten();
+                (membership.state().may_commit(), Some(Committer { member_id, generation, instance_id }))
+            }
+        };
+        let request = {
+            let state = self.shared.state();
+            self.lane.poll_request(now, may_send, |partition, epoch| state.positions.holds(partition, epoch))
+        };
+        self.settle_commits();
+        let (Some(request), Some(committer)) = (request, committer) else { return };
+        let shared = Arc::clone(&self.shared);
+        self.spawn("commit", async move {
+            let group = shared.config.group.as_deref().unwrap_or_default();
+            let reply = offsets::commit(&shared.client, group, &committer, &request.offsets).await;
+            let reply = reply.map_err(|error| {
+                tracing::debug!(%error, "commit had no answer");
+                NoReply
+            });
+            Answer::Commit(request.ticket, committer.generation, reply)
+        });
+    }
+
+    /// With `commit_on_drop`: what the application has dropped since, unless a commit is under way.
+    fn commit_processed(&mut self, now: Instant) {
+        if !self.shared.config.commit_on_drop || !self.lane.is_idle() {
+            return;
+        }
+        let offsets: Vec<OffsetToCommit> = self
+            .shared
+            .state()
+            .processed
+            .take()
+            .into_iter()
+            .map(|(partition, epoch, offset, leader_epoch)| OffsetToCommit {
+                partition,
+                offset,
+                leader_epoch,
+                metadata: None,
+                epoch,
+            })
+            .collect();
+        if !offsets.is_empty() {
+            self.lane.submit(now, offsets);
+        }
+    }
+
+    fn settle_commits(&mut self) {
+        while let Some((ticket, result)) = self.lane.poll_done() {
+            match self.commits.remove(&ticket) {
+                // Nobody may be waiting any more.
+                Some(done) => drop(done.send(result)),
+                None => {
+                    for (partition, error) in result.into_iter().filter_map(|(tp, result)| Some((tp, result.err()?))) {
+                        tracing::warn!(%partition, %error, "commit on drop failed: the records may be read again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn drive_close(&mut self, now: Instant) {
+        let Some((deadline, _)) = self.closing else { return };
+        if now < deadline && !self.lane.is_idle() {
+            return;
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.close(now);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.closing {
+            Some((deadline, _)) => {
+                let left = self.membership.as_ref().is_none_or(|membership| membership.state() == MemberState::Left);
+                left && self.lane.is_idle() || self.now() >= *deadline
+            }
+            // The client was closed under us.
+            None => self.shared.state().closed,
+        }
+    }
+
+    fn end(mut self) {
+        self.shared.end();
+        self.lane.close();
+        self.settle_commits();
+        self.pin(BTreeSet::new());
+        if self.pinned_all {
+            self.shared.client.metadata.unpin_all();
+        }
+        self.shared.disconnect();
+        let left = self.membership.as_ref().is_none_or(|membership| membership.state() == MemberState::Left);
+        for waiting in self.closing.take().map(|(_, waiting)| waiting).unwrap_or_default() {
+            // Whoever asked may have given up.
+            let _ = waiting.send(left);
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        let now = self.now();
+        match answer {
+            Answer::Group(attempt, reply) => {
+                let Some(membership) = &mut self.membership else { return };
+                match reply {
+                    GroupReply::Coordinator(found) => membership.handle_coordinator(now, attempt, found),
+                    GroupReply::Join(reply) => membership.handle_join(now, attempt, reply),
+                    GroupReply::Sync(reply) => membership.handle_sync(now, attempt, reply),
+                    GroupReply::Heartbeat(reply) => membership.handle_heartbeat(now, attempt, reply),
+                    GroupReply::Leave => membership.handle_leave(attempt),
+                }
+            }
+            Answer::Commit(ticket, generation, reply) => {
+                let error = self.lane.handle_reply(now, ticket, reply);
+                match error {
+                    Some(
+                        ErrorCode::NOT_COORDINATOR
+                        | ErrorCode::COORDINATOR_NOT_AVAILABLE
+                        | ErrorCode::REQUEST_TIMED_OUT,
+                    ) => {
+                        self.forget_coordinator();
+                        if let Some(membership) = &mut self.membership {
+                            membership.handle_coordinator_lost(now);
+                        }
+                    }
+                    Some(error) => {
+                        if let Some(membership) = &mut self.membership {
+                            membership.handle_commit_error(now, generation, error);
+                        }
+                    }
+                    None => {}
+                }
+            }
+            Answer::Committed(questions, answers) => self.take_committed(now, questions, answers),
+            Answer::Listed(questions, answers) => self.take_listed(now, questions, answers),
+            Answer::Partitions(topics, racks) => {
+                let Some(membership) = &mut self.membership else { return };
+                // Another rebalance, with other members, may have begun since.
+                if membership.group_topics() == Some(&topics) {
+                    let counts = racks.iter().map(|(topic, partitions)| (Arc::clone(topic), partitions.len()));
+                    self.assigned_counts = counts.collect();
+                    membership.assign(&racks);
+                }
+            }
+            Answer::Unreadable(partition, source) => {
+                if self.shared.state().positions.get(&partition).is_some() {
+                    self.shared.push(Err(ConsumeError::Partition { partition, source }));
+                }
+            }
+        }
+    }
+
+    fn ask_for_offsets(&mut self, now: Instant) {
+        let questions = {
+            let mut state = self.shared.state();
+            if state.closed {
+                return;
+            }
+            state.positions.questions(now)
+        };
+        if questions.is_empty() {
+            return;
+        }
+        let (committed, by_time): (Vec<_>, Vec<_>) =
+            questions.into_iter().partition(|question| question.unresolved == Unresolved::Committed);
+        if !committed.is_empty() {
+            if self.membership.is_none() {
+                let answers = committed.iter().map(|question| (question.partition.clone(), Ok(None))).collect();
+                self.take_committed(now, committed, Ok(answers));
+                return self.ask_for_offsets(now);
+            }
+            let shared = Arc::clone(&self.shared);
+            self.spawn("committed offsets", async move {
+                let group = shared.config.group.as_deref().unwrap_or_default();
+                let partitions = committed.iter().map(|question| question.partition.clone()).collect();
+                let stable = shared.config.isolation == Isolation::ReadCommitted;
+                let answers = match offsets::committed(&shared.client, group, partitions, stable).await {
+                    Ok(answers) => answers,
+                    Err(error) => {
+                        tracing::debug!(%error, "committed offsets had no answer");
+                        Err(ErrorCode::COORDINATOR_NOT_AVAILABLE)
+                    }
+                };
+                Answer::Committed(committed, answers)
+            });
+        }
+        let mut by_leader: BTreeMap<i32, Vec<Question>> = BTreeMap::new();
+        {
+            let state = self.shared.state();
+            for question in by_time {
+                let position = state.positions.get(&question.partition);
+                // Questions by time are put only where there is a leader.
+                let leader = position.and_then(|position| position.leader).map_or(-1, |(leader, _)| leader);
+                by_leader.entry(leader).or_default().push(question);
+            }
+        }
+        for (node, questions) in by_leader {
+            let shared = Arc::clone(&self.shared);
+            self.spawn("offsets by time", async move {
+                let targets = questions.iter().filter_map(|question| match question.unresolved {
+                    Unresolved::Timestamp(timestamp) => Some((question.partition.clone(), timestamp)),
+                    Unresolved::Committed => None,
+                });
+                let answers = offsets::list(&shared.client, node, shared.config.isolation, targets.collect()).await;
+                Answer::Listed(questions, answers)
+            });
+        }
+    }
+
+    fn retry_at(&mut self, now: Instant) -> Instant {
+        let backoff = self.shared.client.retry_backoff();
+        let wait = self.shared.client.chance.with(|rng| backoff.delay(self.questions_failed, rng));
+        self.questions_failed = self.questions_failed.saturating_add(1);
+        now + wait
+    }
+
+    fn take_committed(
+        &mut self,
+        now: Instant,
+        questions: Vec<Question>,
+        answers: Result<Answers<Option<OffsetAndMetadata>>, ErrorCode>,
+    ) {
+        let again = self.retry_at(now);
+        let answers = match answers {
+            Ok(answers) => {
+                self.questions_failed = 0;
+                answers
+            }
+            Err(error) => {
+                if matches!(error, ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE) {
+                    self.forget_coordinator();
+                }
+                questions.iter().map(|question| (question.partition.clone(), Err(error))).collect()
+            }
+        };
+        let wall = self.shared.client.clock.wall_millis();
+        let mut errors = Vec::new();
+        let mut state = self.shared.state();
+        for question in questions {
+            let answer = answers.iter().find(|(partition, _)| *partition == question.partition);
+            match answer.map(|(_, answer)| answer) {
+                Some(Ok(committed)) => {
+                    let offset = committed.as_ref().map(|committed| committed.offset);
+                    let taken = state.positions.handle_committed(wall, &question.partition, question.version, offset);
+                    errors.extend(taken.err().map(ConsumeError::from));
+                }
+                Some(Err(error)) if !error.is_retriable() => {
+                    state.positions.ask_again(&question.partition, question.version, now + REFUSED);
+                    let source = RequestError::broker("the committed offset", *error, None);
+                    errors.push(ConsumeError::Partition { partition: question.partition, source });
+                }
+                _ => state.positions.ask_again(&question.partition, question.version, again),
+            }
+        }
+        drop(state);
+        errors.into_iter().for_each(|error| self.shared.push(Err(error)));
+        self.shared.wake_all();
+    }
+
+    fn take_listed(&mut self, now: Instant, questions: Vec<Question>, answers: Result<Answers<Listed>, RequestError>) {
+        let again = self.retry_at(now);
+        let answers = match answers {
+            Ok(answers) => {
+                self.questions_failed = 0;
+                answers
+            }
+            Err(error) => {
+                tracing::debug!(%error, "offsets by time had no answer");
+                Vec::new()
+            }
+        };
+        let mut errors = Vec::new();
+        let mut stale = false;
+        let mut state = self.shared.state();
+        for question in questions {
+            let answer = answers.iter().find(|(partition, _)| *partition == question.partition);
+            match answer.map(|(_, answer)| answer) {
+                // Nothing is that young: what comes next is.
+                Some(Ok(listed)) if listed.offset < 0 => {
+                    let current = state.positions.current(&question.partition, question.version).is_some();
+                    if current && question.unresolved != Unresolved::Timestamp(EARLIEST) {
+                        state.positions.seek(&question.partition, Start::End);
+                    }
+                }
+                Some(Ok(listed)) => {
+                    state.positions.handle_offset(&question.partition, question.version, listed.offset);
+                }
+                Some(Err(error)) if !error.is_retriable() => {
+                    state.positions.ask_again(&question.partition, question.version, now + REFUSED);
+                    let source = RequestError::broker("an offset by time", *error, None);
+                    errors.push(ConsumeError::Partition { partition: question.partition, source });
+                }
+                _ => {
+                    stale = true;
+                    state.positions.ask_again(&question.partition, question.version, again);
+                }
+            }
+        }
+        drop(state);
+        if stale {
+            self.shared.client.metadata.request_refresh();
+        }
+        errors.into_iter().for_each(|error| self.shared.push(Err(error)));
+        self.shared.wake_all();
+    }
+
+    fn start_fetchers(&self) {
+        let nodes: Vec<i32> = {
+            let mut state = self.shared.state();
+            if state.closed {
+                return;
+            }
+            let leaders: BTreeSet<i32> =
+                state.positions.iter().filter_map(|(_, position)| position.leader).map(|(node, _)| node).collect();
+            leaders.into_iter().filter(|node| state.fetching.insert(*node)).collect()
+        };
+        for node in nodes {
+            let fetcher = fetcher::run(Arc::clone(&self.shared), node);
+            if self.shared.client.tasks.spawn("fetcher", fetcher).is_err() {
+                self.shared.end();
+            }
+        }
+    }
+}
+
+/// Racks of the replicas of each topic that is there.
+fn racks(snapshot: &milena_core::metadata::ClusterSnapshot, topics: &BTreeSet<Arc<str>>) -> TopicRacks {
+    let mut known = TopicRacks::new();
+    for name in topics {
+        let Some(topic) = snapshot.topic(name).filter(|topic| topic.error.is_ok()) else { continue };
+        let rack = |node: &i32| snapshot.broker(*node).and_then(|broker| broker.rack.clone());
+        let partitions = topic.partitions.iter().map(|partition| partition.replicas.iter().filter_map(rack).collect());
+        known.insert(Arc::clone(name), partitions.collect());
+    }
+    known
+}

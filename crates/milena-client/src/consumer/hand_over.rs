@@ -1,0 +1,246 @@
+//! From fetched bytes to a record set: batches in order, checked, inflated and filtered on the application's own task.
+//! The position moves here and nowhere else.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use milena_core::consumer::aborted::{AbortedFilter, BatchFacts};
+use milena_core::consumer::prefetch::Charge;
+use milena_core::consumer::{AssignmentEpoch, TopicPartition};
+use milena_protocol::compress::Compression;
+use milena_protocol::record::{ControlType, RecordBatch, RecordBatches, RecordError, Records};
+
+use super::config::ConsumerConfig;
+use super::error::ConsumeError;
+use super::record_set::RecordSet;
+use super::shared::Shared;
+
+/// A damaged batch is fetched again this often before the application hears of it: the damage may be of the way.
+const QUIET_REFETCHES: u32 = 2;
+
+/// One partition's part of one response.
+pub(super) struct Fetched {
+    pub(super) version: u64,
+    pub(super) batches: RecordBatches,
+    pub(super) filter: AbortedFilter,
+    pub(super) charge: Arc<Charge>,
+    pub(super) high_watermark: i64,
+    pub(super) bytes: usize,
+}
+
+/// What was fetched ahead of one partition, oldest first.
+#[derive(Default)]
+pub(super) struct Buffer {
+    parts: VecDeque<Fetched>,
+    /// One part is being read outside the lock; what follows must wait for it.
+    taken: bool,
+}
+
+impl Buffer {
+    pub(super) fn push(&mut self, part: Fetched) {
+        self.parts.push_back(part);
+    }
+
+    pub(super) fn is_available(&self) -> bool {
+        !self.taken && !self.parts.is_empty()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !self.taken && self.parts.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+/// A batch that passed all checks.
+struct Checked {
+    records: Records,
+    visible: usize,
+    next_offset: i64,
+    leader_epoch: i32,
+    inflated: usize,
+}
+
+enum Step {
+    Set(Checked),
+    /// Nothing to show; the position may move to there all the same.
+    End(i64),
+    Corrupt(i64, RecordError),
+}
+
+impl Shared {
+    /// The next record set, if there is one. Each partition in turn, one batch at a time.
+    pub(super) fn hand_over(self: &Arc<Self>) -> Option<Result<RecordSet, ConsumeError>> {
+        loop {
+            let (partition, mut part, position, epoch) = self.take_part()?;
+            let step = part.step(position, &self.config);
+            let done = self.put_back(partition, part, position, epoch, step);
+            // Room for a fetch, or a partition that has to be fetched again.
+            self.fetchers.notify_waiters();
+            if let Some(done) = done {
+                return Some(done);
+            }
+        }
+    }
+
+    fn take_part(&self) -> Option<(TopicPartition, Fetched, i64, AssignmentEpoch)> {
+        let mut state = self.state();
+        if state.closed {
+            return None;
+        }
+        while let Some(partition) = state.ready.pop_front() {
+            let Some(buffer) = state.buffers.get_mut(&partition) else { continue };
+            let Some(part) = buffer.parts.pop_front() else { continue };
+            buffer.taken = true;
+            let current = state.positions.current(&partition, part.version);
+            if let Some((position, epoch)) = current.and_then(|current| Some((current.position()?, current.epoch))) {
+                return Some((partition, part, position, epoch));
+            }
+            // Sought or reassigned since: void.
+            if let Some(buffer) = state.buffers.get_mut(&partition) {
+                buffer.taken = false;
+            }
+            state.make_ready(&partition);
+        }
+        None
+    }
+
+    fn put_back(
+        self: &Arc<Self>,
+        partition: TopicPartition,
+        part: Fetched,
+        position: i64,
+        epoch: AssignmentEpoch,
+        step: Step,
+    ) -> Option<Result<RecordSet, ConsumeError>> {
+        let mut state = self.state();
+        let version = part.version;
+        let is_current = state.positions.current(&partition, version).is_some();
+        if !is_current {
+            // Sought, revoked or lost while we read: its buffer went with it, or starts anew.
+            if let Some(buffer) = state.buffers.get_mut(&partition) {
+                buffer.taken = false;
+            }
+            state.make_ready(&partition);
+            return None;
+        }
+        let high_watermark = part.high_watermark;
+        let charge = Arc::clone(&part.charge);
+        if let Some(buffer) = state.buffers.get_mut(&partition) {
+            buffer.taken = false;
+        }
+        match step {
+            Step::End(next) => {
+                state.positions.handed_over(&partition, version, next);
+                state.make_ready(&partition);
+                None
+            }
+            Step::Corrupt(offset, source) => {
+                state.discard(&partition);
+                state.positions.handed_over(&partition, version, offset);
+                state.positions.refetch(&partition, version);
+                let attempts = state.count_damage(&partition, offset);
+                if attempts <= QUIET_REFETCHES {
+                    state.not_before.remove(&partition);
+                    tracing::warn!(%partition, offset, error = %source, "a damaged batch: fetching it again");
+                    return None;
+                }
+                // It is fetched again all the same, but not in a tight loop.
+                let again = self.client.clock.now() + Duration::from_secs(1);
+                state.not_before.insert(partition.clone(), again);
+                Some(Err(ConsumeError::Corrupt { partition, offset, source: Arc::new(source) }))
+            }
+            Step::Set(checked) => {
+                let Checked { records, visible, next_offset, leader_epoch, inflated } = checked;
+                if let Some(buffer) = state.buffers.get_mut(&partition) {
+                    buffer.parts.push_front(part);
+                }
+                state.positions.handed_over(&partition, version, next_offset);
+                state.make_ready(&partition);
+                let on_drop = self.config.commit_on_drop.then(|| {
+                    let set = state.processed.handed_over(&partition, epoch, next_offset, leader_epoch);
+                    (Arc::downgrade(self), set)
+                });
+                drop(state);
+                let inflated = (inflated > 0).then(|| self.budget.charge(inflated));
+                Some(Ok(RecordSet {
+                    partition,
+                    epoch,
+                    records,
+                    start: position,
+                    visible,
+                    next_offset,
+                    leader_epoch,
+                    high_watermark,
+                    _charges: (charge, inflated),
+                    on_drop: on_drop as Option<(Weak<Self>, u64)>,
+                }))
+            }
+        }
+    }
+}
+
+impl Fetched {
+    /// Reads up to the next batch that has something to show from `position` on.
+    fn step(&mut self, position: i64, config: &ConsumerConfig) -> Step {
+        let mut reached = position;
+        loop {
+            let batch = match self.batches.next() {
+                None => return Step::End(reached),
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => return Step::Corrupt(reached, error),
+            };
+            // Brokers send whole batches, so the first may begin, or even end, before what was asked for.
+            if batch.next_offset() <= position {
+                continue;
+            }
+            match self.read(&batch, position, config) {
+                Ok(Some(checked)) => return Step::Set(checked),
+                Ok(None) => reached = batch.next_offset(),
+                Err(error) => return Step::Corrupt(reached, error),
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        batch: &RecordBatch,
+        position: i64,
+        config: &ConsumerConfig,
+    ) -> Result<Option<Checked>, RecordError> {
+        if config.check_crcs {
+            batch.verify_crc()?;
+        }
+        let abort_marker = if batch.is_control() {
+            let control = batch.records(config.max_batch_bytes)?.control_type()?;
+            Some(matches!(control, Some(ControlType::Abort)))
+        } else {
+            None
+        };
+        let facts = BatchFacts {
+            last_offset: batch.last_offset(),
+            producer_id: batch.producer_id(),
+            is_transactional: batch.is_transactional(),
+            abort_marker,
+        };
+        if !self.filter.is_visible(facts) {
+            return Ok(None);
+        }
+        let records = batch.records(config.max_batch_bytes)?;
+        let mut visible = 0;
+        for record in records.iter() {
+            visible += usize::from(record?.offset >= position);
+        }
+        let inflated = if batch.compression() == Compression::None { 0 } else { records.data().len() };
+        Ok((visible > 0).then(|| Checked {
+            visible,
+            next_offset: batch.next_offset(),
+            leader_epoch: batch.partition_leader_epoch(),
+            inflated,
+            records,
+        }))
+    }
+}

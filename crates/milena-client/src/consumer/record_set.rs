@@ -1,0 +1,203 @@
+//! The records of one batch of one partition, as `next` hands them over: borrowed from the response, decoded as they
+//! are iterated. The batch was checked as a whole before, so that iterating can't fail half-way.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use milena_core::consumer::prefetch::Charge;
+use milena_core::consumer::{AssignmentEpoch, TopicPartition};
+use milena_protocol::record::{Headers, RecordIter, Records};
+
+use super::shared::Shared;
+
+/// Records of one batch of one partition, in order. Holds on to the response they came in: copy what is kept for long.
+pub struct RecordSet {
+    pub(super) partition: TopicPartition,
+    pub(super) epoch: AssignmentEpoch,
+    pub(super) records: Records,
+    pub(super) start: i64,
+    pub(super) visible: usize,
+    pub(super) next_offset: i64,
+    pub(super) leader_epoch: i32,
+    pub(super) high_watermark: i64,
+    /// What the response, and the inflated batch, cost the budget.
+    pub(super) _charges: (Arc<Charge>, Option<Charge>),
+    /// With `commit_on_drop`: whom to tell, and as which set.
+    pub(super) on_drop: Option<(Weak<Shared>, u64)>,
+}
+
+/// One record, borrowed from its set.
+#[derive(Clone, Copy, Debug)]
+pub struct ConsumerRecord<'a> {
+    /// The topic's name.
+    pub topic: &'a str,
+    /// The partition's index.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+    /// Milliseconds since 1970, -1 for none.
+    pub timestamp: i64,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value; `None` is a tombstone where the topic is compacted.
+    pub value: Option<&'a [u8]>,
+    /// The headers, in order, duplicates included.
+    pub headers: Headers<'a>,
+}
+
+/// A record with bytes of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedRecord {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition's index.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+    /// Milliseconds since 1970, -1 for none.
+    pub timestamp: i64,
+    /// The key.
+    pub key: Option<Bytes>,
+    /// The value.
+    pub value: Option<Bytes>,
+    /// The headers.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+impl RecordSet {
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.partition.topic
+    }
+
+    /// The partition's index.
+    pub fn partition(&self) -> i32 {
+        self.partition.partition
+    }
+
+    /// Topic and partition.
+    pub fn topic_partition(&self) -> &TopicPartition {
+        &self.partition
+    }
+
+    /// The assignment these records belong to; commits name it.
+    pub fn epoch(&self) -> AssignmentEpoch {
+        self.epoch
+    }
+
+    /// How many records.
+    pub fn len(&self) -> usize {
+        self.visible
+    }
+
+    /// Whether there are none; `next` yields no such set.
+    pub fn is_empty(&self) -> bool {
+        self.visible == 0
+    }
+
+    /// The offset to commit when all of them are processed.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// Epoch of the leader that wrote them, -1 for unknown; goes with a commit.
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
+    /// The offset behind the last committed record, as of the response.
+    pub fn high_watermark(&self) -> i64 {
+        self.high_watermark
+    }
+
+    /// The records, in order of their offsets.
+    pub fn iter(&self) -> RecordSetIter<'_> {
+        RecordSetIter { set: self, records: self.records.iter() }
+    }
+
+    /// `part` of a record of this set, without a copy; it holds on to the whole response.
+    ///
+    /// # Panics
+    /// When `part` is not a part of a record of this set.
+    pub fn slice(&self, part: &[u8]) -> Bytes {
+        self.records.data().slice_ref(part)
+    }
+}
+
+impl Drop for RecordSet {
+    fn drop(&mut self) {
+        if let Some((shared, set)) = self.on_drop.take()
+            && let Some(shared) = shared.upgrade()
+        {
+            shared.set_dropped(&self.partition, self.epoch, set);
+        }
+    }
+}
+
+impl fmt::Debug for RecordSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordSet")
+            .field("partition", &self.partition)
+            .field("epoch", &self.epoch)
+            .field("start", &self.start)
+            .field("next_offset", &self.next_offset)
+            .field("len", &self.visible)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> IntoIterator for &'a RecordSet {
+    type Item = ConsumerRecord<'a>;
+    type IntoIter = RecordSetIter<'a>;
+
+    fn into_iter(self) -> RecordSetIter<'a> {
+        self.iter()
+    }
+}
+
+/// Iterator over a [`RecordSet`].
+#[derive(Debug)]
+pub struct RecordSetIter<'a> {
+    set: &'a RecordSet,
+    records: RecordIter<'a>,
+}
+
+impl<'a> Iterator for RecordSetIter<'a> {
+    type Item = ConsumerRecord<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<ConsumerRecord<'a>> {
+        loop {
+            // Errors were looked for when the set was made.
+            let record = self.records.next()?.ok()?;
+            if record.offset >= self.set.start {
+                return Some(ConsumerRecord {
+                    topic: &self.set.partition.topic,
+                    partition: self.set.partition.partition,
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                    key: record.key,
+                    value: record.value,
+                    headers: record.headers,
+                });
+            }
+        }
+    }
+}
+
+impl ConsumerRecord<'_> {
+    /// A copy with bytes of its own, which lets the response go.
+    pub fn to_owned(&self) -> OwnedRecord {
+        let copy = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
+        OwnedRecord {
+            topic: Arc::from(self.topic),
+            partition: self.partition,
+            offset: self.offset,
+            timestamp: self.timestamp,
+            key: copy(self.key),
+            value: copy(self.value),
+            headers: self.headers.iter().map(|header| (header.key.to_owned(), copy(header.value))).collect(),
+        }
+    }
+}

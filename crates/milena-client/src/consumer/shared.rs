@@ -1,0 +1,298 @@
+//! What the application's calls, the driver and the fetchers of one consumer share: one lock, held for moments and never
+//! across an await, and three ways to wake one another. Does no I/O.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use milena_core::consumer::positions::{Positions, Start};
+use milena_core::consumer::prefetch::PrefetchBudget;
+use milena_core::consumer::{AssignmentEpoch, TopicPartition};
+use milena_net::Connection;
+use tokio::sync::Notify;
+
+use super::config::ConsumerConfig;
+use super::error::ConsumeError;
+use super::event::ConsumerEvent;
+use super::hand_over::Buffer;
+use super::processed::Processed;
+use crate::client::ClientInner;
+
+/// What is not handed over for long must not pile up errors.
+const MOST_ERRORS: usize = 100;
+
+/// Decides by name whether a topic belongs to a subscription.
+pub(super) type TopicFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// What the application asked for.
+#[derive(Clone, Default)]
+pub(super) enum Subscription {
+    #[default]
+    None,
+    Assigned,
+    Topics(BTreeSet<Arc<str>>),
+    Matching(TopicFilter),
+}
+
+pub(super) struct Shared {
+    pub(super) client: Arc<ClientInner>,
+    pub(super) config: ConsumerConfig,
+    pub(super) budget: Arc<PrefetchBudget>,
+    /// Wakes `next`.
+    pub(super) app: Notify,
+    /// Wakes the driver.
+    pub(super) driver: Notify,
+    /// Wakes all fetchers: something may be fetchable that was not.
+    pub(super) fetchers: Arc<Notify>,
+    /// Numbers of our own connections, for [`milena_net::Purpose::Own`].
+    pub(super) connections: Connections,
+    own: Mutex<Vec<Connection>>,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connections {
+    pub(super) fetch: u64,
+    pub(super) aside: u64,
+    pub(super) membership: u64,
+}
+
+/// All behind the lock.
+pub(super) struct State {
+    pub(super) positions: Positions,
+    pub(super) buffers: BTreeMap<TopicPartition, Buffer>,
+    /// Partitions with something to hand over, in turn.
+    pub(super) ready: VecDeque<TopicPartition>,
+    pub(super) events: VecDeque<Result<ConsumerEvent, ConsumeError>>,
+    /// Partitions in a fetch under way, by the version it was asked for.
+    pub(super) asked: BTreeMap<TopicPartition, u64>,
+    /// Partitions not to be fetched again before then.
+    pub(super) not_before: BTreeMap<TopicPartition, Instant>,
+    /// Nodes that have a fetcher.
+    pub(super) fetching: BTreeSet<i32>,
+    /// Nodes that are fetched from aside.
+    pub(super) asides: BTreeSet<i32>,
+    pub(super) subscription: Subscription,
+    /// Rises with each change of the subscription.
+    pub(super) subscribed: u64,
+    /// Revocations whose guards are gone.
+    pub(super) revocations_over: Vec<u64>,
+    pub(super) processed: Processed,
+    pub(super) last_poll: Instant,
+    pub(super) polling: usize,
+    /// Nothing more is handed over or fetched.
+    pub(super) closed: bool,
+    /// The membership lapsed, and the next poll renews it.
+    pub(super) stale: bool,
+    /// The last handle is gone.
+    pub(super) abandoned: bool,
+    epochs: u64,
+    /// How often the batch at an offset was found damaged.
+    damaged: BTreeMap<TopicPartition, (i64, u32)>,
+}
+
+impl Shared {
+    pub(super) fn new(client: Arc<ClientInner>, config: ConsumerConfig) -> Arc<Self> {
+        let fetchers = Arc::new(Notify::new());
+        let wake = Arc::clone(&fetchers);
+        let budget = PrefetchBudget::new(config.prefetch, move || wake.notify_waiters());
+        let connections =
+            client.chance.with(|rng| Connections { fetch: rng.u64(..), aside: rng.u64(..), membership: rng.u64(..) });
+        let state = State {
+            positions: Positions::new(config.auto_offset_reset),
+            buffers: BTreeMap::new(),
+            ready: VecDeque::new(),
+            events: VecDeque::new(),
+            asked: BTreeMap::new(),
+            not_before: BTreeMap::new(),
+            fetching: BTreeSet::new(),
+            asides: BTreeSet::new(),
+            subscription: Subscription::None,
+            subscribed: 0,
+            revocations_over: Vec::new(),
+            processed: Processed::default(),
+            last_poll: client.clock.now(),
+            polling: 0,
+            closed: false,
+            stale: false,
+            abandoned: false,
+            epochs: 0,
+            damaged: BTreeMap::new(),
+        };
+        Arc::new(Self {
+            budget,
+            app: Notify::new(),
+            driver: Notify::new(),
+            fetchers,
+            connections,
+            own: Mutex::default(),
+            state: Mutex::new(state),
+            client,
+            config,
+        })
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code that holds this lock can panic")
+    }
+
+    /// Something changed that decides what may be fetched or asked.
+    pub(super) fn wake_all(&self) {
+        self.driver.notify_one();
+        self.fetchers.notify_waiters();
+        self.app.notify_waiters();
+    }
+
+    /// Nothing more is fetched or handed over. Idempotent.
+    pub(super) fn end(&self) {
+        self.state().closed = true;
+        self.wake_all();
+    }
+
+    /// Keeps a connection that is ours alone, to close it in the end: nobody else would use it.
+    pub(super) fn remember(&self, connection: &Connection) {
+        let mut own = self.own.lock().expect("no code that holds this lock can panic");
+        if !own.iter().any(|known| known.is_same(connection)) {
+            own.retain(|known| !known.is_closed());
+            own.push(connection.clone());
+        }
+    }
+
+    /// Closes the connections that are ours alone.
+    pub(super) fn disconnect(&self) {
+        let own = std::mem::take(&mut *self.own.lock().expect("no code that holds this lock can panic"));
+        own.iter().for_each(Connection::close);
+    }
+
+    pub(super) fn push(&self, event: Result<ConsumerEvent, ConsumeError>) {
+        let mut state = self.state();
+        if event.is_ok() || state.events.len() < MOST_ERRORS {
+            state.events.push_back(event);
+        }
+        drop(state);
+        self.app.notify_waiters();
+    }
+
+    pub(super) fn revocation_over(&self, revocation: u64) {
+        self.state().revocations_over.push(revocation);
+        self.driver.notify_one();
+    }
+
+    pub(super) fn set_dropped(&self, partition: &TopicPartition, epoch: AssignmentEpoch, set: u64) {
+        if self.state().processed.dropped(partition, epoch, set) {
+            self.driver.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Rises with each assignment.
+    pub(super) fn assignments(&self) -> u64 {
+        self.epochs
+    }
+
+    /// Starts holding partitions, in a spell of their own.
+    pub(super) fn assign(&mut self, partitions: impl IntoIterator<Item = (TopicPartition, Start)>) -> AssignmentEpoch {
+        self.epochs += 1;
+        let epoch = AssignmentEpoch(self.epochs);
+        for (partition, start) in partitions {
+            self.discard(&partition);
+            self.positions.assign(partition, epoch, start);
+        }
+        epoch
+    }
+
+    /// Stops holding a partition.
+    pub(super) fn give_up(&mut self, partition: &TopicPartition) {
+        self.discard(partition);
+        self.positions.remove(partition);
+        self.processed.forget(partition);
+        self.damaged.remove(partition);
+        self.not_before.remove(partition);
+    }
+
+    /// Drops what was fetched ahead of a partition.
+    pub(super) fn discard(&mut self, partition: &TopicPartition) {
+        self.buffers.remove(partition);
+        self.ready.retain(|ready| ready != partition);
+    }
+
+    /// Counts the times that the batch at `offset` was damaged, this one included.
+    pub(super) fn count_damage(&mut self, partition: &TopicPartition, offset: i64) -> u32 {
+        let (at, times) = self.damaged.entry(partition.clone()).or_insert((offset, 0));
+        if *at != offset {
+            (*at, *times) = (offset, 0);
+        }
+        *times += 1;
+        *times
+    }
+
+    /// Changes the course of a partition; what was fetched ahead is void.
+    pub(super) fn seek(&mut self, partition: &TopicPartition, to: Start) -> bool {
+        self.discard(partition);
+        self.not_before.remove(partition);
+        self.processed.forget(partition);
+        self.positions.seek(partition, to)
+    }
+
+    /// Pauses or resumes; what was fetched ahead stays.
+    pub(super) fn set_paused(&mut self, partition: &TopicPartition, paused: bool) -> bool {
+        let held = self.positions.set_paused(partition, paused);
+        if paused {
+            self.ready.retain(|ready| ready != partition);
+        } else {
+            self.make_ready(partition);
+        }
+        held
+    }
+
+    /// Puts a partition in turn when it has something to hand over.
+    pub(super) fn make_ready(&mut self, partition: &TopicPartition) {
+        let wanted = self.positions.get(partition).is_some_and(|position| position.is_wanted());
+        let filled = self.buffers.get(partition).is_some_and(Buffer::is_available);
+        if wanted && filled && !self.ready.contains(partition) {
+            self.ready.push_back(partition.clone());
+        }
+    }
+
+    /// Bytes fetched ahead of partitions that are paused: nobody will make room by reading them.
+    pub(super) fn parked_bytes(&self) -> usize {
+        self.buffers
+            .iter()
+            .filter(|(partition, _)| self.positions.get(partition).is_some_and(|position| position.paused))
+            .map(|(_, buffer)| buffer.bytes())
+            .sum()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("group", &self.config.group).finish_non_exhaustive()
+    }
+}
+
+/// While one exists the application is inside `next`, which counts as polling however long it takes.
+pub(super) struct Polling<'a>(&'a Shared);
+
+impl<'a> Polling<'a> {
+    pub(super) fn begin(shared: &'a Shared) -> Self {
+        let mut state = shared.state();
+        state.polling += 1;
+        state.last_poll = shared.client.clock.now();
+        if state.stale {
+            shared.driver.notify_one();
+        }
+        drop(state);
+        Self(shared)
+    }
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        let now = self.0.client.clock.now();
+        let mut state = self.0.state();
+        state.polling -= 1;
+        state.last_poll = now;
+    }
+}
