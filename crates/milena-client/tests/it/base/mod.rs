@@ -1,0 +1,8 @@
+//! The client's base: bootstrap, metadata, routing, coordinators, close.
+
+mod bootstrap;
+mod close;
+mod links;
+mod metadata;
+mod real;
+mod routing;
