@@ -12,7 +12,7 @@ mod rules;
 mod time;
 
 pub use error::{EnvelopeError, InvalidEnvelope};
-pub use time::EventTime;
+pub use time::{EventTime, TimeOutOfRange};
 
 pub(crate) use event_id::EventIds;
 

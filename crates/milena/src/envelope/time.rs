@@ -22,6 +22,11 @@ impl EventTime {
         text.parse().ok().map(Self)
     }
 
+    /// The time of a clock.
+    pub(crate) fn at(wall: SystemTime) -> Self {
+        Self::try_from(wall).expect("a clock stands between the years -9999 and 9999")
+    }
+
     /// Milliseconds since 1970, as Kafka counts.
     pub fn as_millis(self) -> i64 {
         self.0.as_millisecond()

@@ -71,11 +71,6 @@ impl CompletionRing {
         self.first
     }
 
-    /// Sequence that the next record will have.
-    pub(super) fn next_sequence(&self) -> u64 {
-        self.first + self.offsets.len() as u64
-    }
-
     /// Records from the first unfinished one on, finished ones among them included.
     pub(super) fn span(&self) -> usize {
         self.offsets.len()

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use milena_client::{TimeSource, TopicPartition};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use super::status::{Counts, StopReason, SubscriptionEvent};
-use crate::clock::Clock;
 use crate::delivery::Cancellation;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, EventTime};
 use crate::handler::{Attempt, Handled, Routes};
 use crate::lanes::{Budget, Completion, Lanes, Ticket};
 use crate::policy::{DeadLetter, Failure, FailureLog, FailurePolicy, Verdict};
@@ -38,13 +38,6 @@ pub enum Order {
     Partition,
     /// Nothing.
     None,
-}
-
-/// A partition of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PartitionId {
-    pub(crate) topic: Arc<str>,
-    pub(crate) partition: i32,
 }
 
 /// Writes one dead letter; resolves when the broker has acknowledged it.
@@ -69,12 +62,12 @@ pub(crate) struct EngineSettings {
 
 pub(crate) struct Engine {
     settings: EngineSettings,
-    partitions: BTreeMap<PartitionId, Partition>,
+    partitions: BTreeMap<TopicPartition, Partition>,
     /// Partitions that may have a lane ready.
-    ready: VecDeque<PartitionId>,
+    ready: VecDeque<TopicPartition>,
     workers: Workers,
     rng: fastrand::Rng,
-    clock: Clock,
+    clock: TimeSource,
     events: broadcast::Sender<SubscriptionEvent>,
     counts: Counts,
     next_epoch: u64,
@@ -84,7 +77,7 @@ pub(crate) struct Engine {
     /// Records finished since the last commit was begun.
     uncommitted: u64,
     /// Dead letters that could not be written yet.
-    held: BTreeSet<(PartitionId, i64)>,
+    held: BTreeSet<(TopicPartition, i64)>,
     stop: Option<StopReason>,
 }
 
@@ -122,15 +115,15 @@ struct Workers {
 /// A task that came to its end.
 #[derive(Debug)]
 pub(crate) enum Finished {
-    Attempt { partition: PartitionId, ticket: Ticket, result: Result<Handled, Failure> },
-    DeadLetter { partition: PartitionId, ticket: Ticket, result: Result<(), String> },
+    Attempt { partition: TopicPartition, ticket: Ticket, result: Result<Handled, Failure> },
+    DeadLetter { partition: TopicPartition, ticket: Ticket, result: Result<(), String> },
 }
 
 /// Partitions that the consumer should stop and go on fetching.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flow {
-    pub(crate) pause: Vec<PartitionId>,
-    pub(crate) resume: Vec<PartitionId>,
+    pub(crate) pause: Vec<TopicPartition>,
+    pub(crate) resume: Vec<TopicPartition>,
 }
 
 impl Engine {
@@ -138,7 +131,7 @@ impl Engine {
         settings: EngineSettings,
         routes: Routes,
         writer: DeadLetterWriter,
-        clock: Clock,
+        clock: TimeSource,
         rng: fastrand::Rng,
         events: broadcast::Sender<SubscriptionEvent>,
     ) -> Self {
@@ -162,7 +155,7 @@ impl Engine {
 
     /// Begins a partition at `position`, the next offset that will be read, in a new epoch. What is still out from an
     /// earlier one no longer counts.
-    pub(crate) fn assign(&mut self, id: PartitionId, position: i64, committed: i64) {
+    pub(crate) fn assign(&mut self, id: TopicPartition, position: i64, committed: i64) {
         self.remove(&id);
         let epoch = self.next_epoch;
         self.next_epoch += 1;
@@ -181,7 +174,7 @@ impl Engine {
     }
 
     /// Takes records in; all of `id` before `next_offset` have then been given.
-    pub(crate) fn take_in(&mut self, id: &PartitionId, records: impl Iterator<Item = RawRecord>, next_offset: i64) {
+    pub(crate) fn take_in(&mut self, id: &TopicPartition, records: impl Iterator<Item = RawRecord>, next_offset: i64) {
         let Some(partition) = self.partitions.get_mut(id) else { return };
         if partition.is_giving_up {
             return;
@@ -270,7 +263,7 @@ impl Engine {
         }
     }
 
-    fn handle_success(&mut self, id: &PartitionId, ticket: Ticket, handled: &Handled) {
+    fn handle_success(&mut self, id: &TopicPartition, ticket: Ticket, handled: &Handled) {
         if !self.finish(id, ticket) {
             return;
         }
@@ -280,8 +273,8 @@ impl Engine {
         }
     }
 
-    fn handle_failure(&mut self, now: Instant, id: &PartitionId, ticket: Ticket, failure: Failure) {
-        let time = self.clock.event_time();
+    fn handle_failure(&mut self, now: Instant, id: &TopicPartition, ticket: Ticket, failure: Failure) {
+        let time = EventTime::at(self.clock.wall());
         let Some(partition) = self.partitions.get_mut(id) else {
             self.counts.stale += 1;
             return;
@@ -330,7 +323,7 @@ impl Engine {
         }
     }
 
-    fn handle_dead_letter(&mut self, now: Instant, id: &PartitionId, ticket: Ticket, result: Result<(), String>) {
+    fn handle_dead_letter(&mut self, now: Instant, id: &TopicPartition, ticket: Ticket, result: Result<(), String>) {
         let Some(partition) = self.partitions.get_mut(id) else {
             self.counts.stale += 1;
             return;
@@ -372,7 +365,7 @@ impl Engine {
         }
     }
 
-    fn finish(&mut self, id: &PartitionId, ticket: Ticket) -> bool {
+    fn finish(&mut self, id: &TopicPartition, ticket: Ticket) -> bool {
         let Some(partition) = self.partitions.get_mut(id) else {
             self.counts.stale += 1;
             return false;
@@ -396,12 +389,28 @@ impl Engine {
     }
 
     /// What may be committed and is not yet, as far as known.
-    pub(crate) fn uncommitted_offsets(&self) -> Vec<(PartitionId, i64)> {
+    pub(crate) fn uncommitted_offsets(&self) -> Vec<(TopicPartition, i64)> {
         self.partitions
             .iter()
             .filter(|(_, partition)| partition.lanes.watermark() != partition.committed)
             .map(|(id, partition)| (id.clone(), partition.lanes.watermark()))
             .collect()
+    }
+
+    /// The offset that a partition may be committed at.
+    pub(crate) fn watermark(&self, id: &TopicPartition) -> Option<i64> {
+        self.partitions.get(id).map(|partition| partition.lanes.watermark())
+    }
+
+    /// The offset that it is committed at, as far as known.
+    pub(crate) fn committed_offset(&self, id: &TopicPartition) -> Option<i64> {
+        self.partitions.get(id).map(|partition| partition.committed)
+    }
+
+    /// Whether a full budget keeps any partition from being fetched.
+    pub(crate) fn is_full(&self) -> bool {
+        let keeps = |partition: &Partition| partition.is_fetch_paused && !partition.is_giving_up;
+        !self.is_paused && self.partitions.values().any(keeps)
     }
 
     /// Whether there is anything to commit.
@@ -419,7 +428,7 @@ impl Engine {
     }
 
     /// Takes note of an acknowledged commit.
-    pub(crate) fn committed(&mut self, id: &PartitionId, offset: i64) {
+    pub(crate) fn committed(&mut self, id: &TopicPartition, offset: i64) {
         if let Some(partition) = self.partitions.get_mut(id) {
             partition.committed = offset;
         }
@@ -466,7 +475,7 @@ impl Engine {
     }
 
     /// Begins to give a partition up in good order: what was begun is carried to its end.
-    pub(crate) fn drain(&mut self, id: &PartitionId) {
+    pub(crate) fn drain(&mut self, id: &TopicPartition) {
         if let Some(partition) = self.partitions.get_mut(id) {
             partition.is_giving_up = true;
             partition.lanes.drain();
@@ -475,14 +484,14 @@ impl Engine {
     }
 
     pub(crate) fn drain_all(&mut self) {
-        let ids: Vec<PartitionId> = self.partitions.keys().cloned().collect();
+        let ids: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
         for id in &ids {
             self.drain(id);
         }
     }
 
     /// Begins to give a partition up without carrying on what waits: only what runs is waited for.
-    pub(crate) fn halt(&mut self, id: &PartitionId) {
+    pub(crate) fn halt(&mut self, id: &TopicPartition) {
         if let Some(partition) = self.partitions.get_mut(id) {
             partition.is_giving_up = true;
             partition.lanes.halt();
@@ -490,7 +499,7 @@ impl Engine {
     }
 
     /// Whether nothing that `drain` or `halt` waits for is left. A partition that is not here has nothing left.
-    pub(crate) fn is_drained(&self, id: &PartitionId) -> bool {
+    pub(crate) fn is_drained(&self, id: &TopicPartition) -> bool {
         self.partitions.get(id).is_none_or(|partition| partition.lanes.is_drained())
     }
 
@@ -500,7 +509,7 @@ impl Engine {
 
     /// Forgets a partition. Its handlers are told; what they still do no longer counts. Returns how many records were
     /// begun and not finished.
-    pub(crate) fn remove(&mut self, id: &PartitionId) -> usize {
+    pub(crate) fn remove(&mut self, id: &TopicPartition) -> usize {
         let Some(partition) = self.partitions.remove(id) else { return 0 };
         partition.cancel.send_replace(true);
         self.held.retain(|(held, _)| held != id);
@@ -509,7 +518,7 @@ impl Engine {
 
     /// Ends every task at once and says how many records were begun and not finished.
     pub(crate) fn abort(&mut self) -> usize {
-        let ids: Vec<PartitionId> = self.partitions.keys().cloned().collect();
+        let ids: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
         let unfinished = ids.iter().map(|id| self.remove(id)).sum();
         self.workers.tasks.abort_all();
         unfinished
@@ -518,10 +527,6 @@ impl Engine {
     /// Why the subscription must stop, if it must.
     pub(crate) fn stop_reason(&self) -> Option<&StopReason> {
         self.stop.as_ref()
-    }
-
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = &PartitionId> {
-        self.partitions.keys()
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -552,7 +557,7 @@ impl Engine {
 }
 
 impl Workers {
-    fn handle(&mut self, partition: PartitionId, ticket: Ticket, attempt: Attempt) {
+    fn handle(&mut self, partition: TopicPartition, ticket: Ticket, attempt: Attempt) {
         let routes = Arc::clone(&self.routes);
         self.handlers += 1;
         self.tasks.spawn(async move {
@@ -561,7 +566,7 @@ impl Workers {
         });
     }
 
-    fn write_off(&mut self, partition: PartitionId, ticket: Ticket, letter: DeadLetter) {
+    fn write_off(&mut self, partition: TopicPartition, ticket: Ticket, letter: DeadLetter) {
         let written = (self.writer)(letter);
         self.tasks.spawn(async move {
             let result = written.await;
@@ -580,7 +585,7 @@ impl fmt::Debug for Engine {
     }
 }
 
-fn enqueue(ready: &mut VecDeque<PartitionId>, id: &PartitionId, partition: &mut Partition) {
+fn enqueue(ready: &mut VecDeque<TopicPartition>, id: &TopicPartition, partition: &mut Partition) {
     if !partition.is_queued {
         partition.is_queued = true;
         ready.push_back(id.clone());

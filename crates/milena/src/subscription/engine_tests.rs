@@ -2,14 +2,14 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use milena_client::{TimeSource, TopicPartition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::engine::*;
 use super::status::*;
-use crate::clock::Clock;
 use crate::delivery::Delivery;
 use crate::envelope::{Envelope, Header, WireShape};
 use crate::handler::{FromDelivery, IntoOutcome, Routes};
@@ -42,8 +42,8 @@ fn record(offset: i64, thing: &str, number: u64) -> RawRecord {
     }
 }
 
-fn id() -> PartitionId {
-    PartitionId { topic: "things".into(), partition: 0 }
+fn id() -> TopicPartition {
+    TopicPartition::new("things", 0)
 }
 
 /// An engine with one partition, a recording dead-letter writer that can be made to fail, and its events.
@@ -89,7 +89,7 @@ impl Bench {
         };
         let (sender, events) = tokio::sync::broadcast::channel(64);
         let rng = fastrand::Rng::with_seed(7);
-        let clock = Clock::following_runtime();
+        let clock = TimeSource::virtual_from(SystemTime::UNIX_EPOCH);
         let mut engine = Engine::new(settings, routes, writer, clock, rng, sender);
         engine.assign(id(), 0, 0);
         Self { engine, letters, letters_fail, events }

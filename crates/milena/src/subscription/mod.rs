@@ -3,6 +3,10 @@
 //! `engine` decides and runs handlers, and knows no client; `driver` is the one task that owns both the engine and the
 //! consumer; `handle` is what the user holds.
 
+mod background;
+mod builder;
+mod consumer;
+mod driver;
 mod engine;
 mod handle;
 mod status;
@@ -10,6 +14,9 @@ mod status;
 #[cfg(test)]
 mod engine_tests;
 
+pub use builder::{StartAt, Subscribe};
 pub use engine::Order;
 pub use handle::{CloseReport, SeekTo, Subscription, SubscriptionError, SubscriptionEvents};
 pub use status::{Counts, StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};
+
+pub(crate) use driver::describe;

@@ -1,0 +1,155 @@
+//! What must exist in the cluster before an event is published or a subscription begins: topics and dead-letter topics,
+//! and for a late start the group's committed position. Asks once per topic and bus, however many ask at once.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use milena_admin::{Admin, GroupOffset, NewTopic, OffsetSpec};
+use milena_client::{Client, RequestError, TopicPartition};
+use tokio::sync::OnceCell;
+
+use super::error::{StartError, TopicError};
+use crate::topic::{TopicDeclaration, TopicStrategy};
+
+/// Kafka's error code for a topic that exists already.
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+/// Kafka's error code for a commit to a group that has members.
+const UNKNOWN_MEMBER_ID: i16 = 25;
+
+/// Looks after the topics of one bus.
+#[derive(Debug)]
+pub(crate) struct Topics {
+    client: Client,
+    admin: Admin,
+    strategy: TopicStrategy,
+    /// Topics that were found or created, each a cell that only one asks for.
+    known: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+}
+
+impl Topics {
+    pub(crate) fn new(client: Client, strategy: TopicStrategy) -> Self {
+        let admin = Admin::new(&client);
+        Self { client, admin, strategy, known: Mutex::default() }
+    }
+
+    /// Makes sure that a topic is as the strategy wants it.
+    pub(crate) async fn ensure(&self, topic: &TopicDeclaration) -> Result<(), TopicError> {
+        if self.strategy == TopicStrategy::Ignore {
+            return Ok(());
+        }
+        self.ensure_once(topic, self.strategy).await
+    }
+
+    /// Makes sure that the dead-letter topic `name` of `source` exists, with the source's number of partitions if that
+    /// is declared. It must exist under any strategy: without it, what fails could neither go on nor be dropped.
+    pub(crate) async fn ensure_dead_letters(&self, source: &TopicDeclaration, name: String) -> Result<(), TopicError> {
+        let mut topic = TopicDeclaration::new(name);
+        if let Some(partitions) = source.partition_count() {
+            topic = topic.partitions(partitions);
+        }
+        if let Some(replication) = source.replication_factor() {
+            topic = topic.replication(replication);
+        }
+        match self.strategy {
+            TopicStrategy::Create => self.ensure_once(&topic, TopicStrategy::Create).await,
+            TopicStrategy::Validate | TopicStrategy::Ignore => match self.partitions_of(topic.name()).await? {
+                Some(_) => Ok(()),
+                None => Err(TopicError::Missing { topic: topic.name().to_owned() }),
+            },
+        }
+    }
+
+    async fn ensure_once(&self, topic: &TopicDeclaration, strategy: TopicStrategy) -> Result<(), TopicError> {
+        let cell = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            match known.get(topic.name()) {
+                Some(cell) => Arc::clone(cell),
+                None => Arc::clone(known.entry(topic.name().to_owned()).or_default()),
+            }
+        };
+        cell.get_or_try_init(|| self.find_or_create(topic, strategy)).await.copied()
+    }
+
+    async fn find_or_create(&self, topic: &TopicDeclaration, strategy: TopicStrategy) -> Result<(), TopicError> {
+        let name = topic.name();
+        match (self.partitions_of(name).await?, strategy) {
+            (Some(found), TopicStrategy::Validate) => match topic.partition_count() {
+                Some(declared) if usize::try_from(declared) != Ok(found) => {
+                    Err(TopicError::Partitions { topic: name.to_owned(), found, declared })
+                }
+                _ => Ok(()),
+            },
+            (Some(_), _) => Ok(()),
+            (None, TopicStrategy::Create) => self.create(topic).await,
+            (None, _) => Err(TopicError::Missing { topic: name.to_owned() }),
+        }
+    }
+
+    async fn create(&self, topic: &TopicDeclaration) -> Result<(), TopicError> {
+        let name = topic.name();
+        let mut new = NewTopic::new(name);
+        if let Some(partitions) = topic.partition_count() {
+            new = new.partitions(partitions);
+        }
+        if let Some(replication) = topic.replication_factor() {
+            new = new.replication_factor(replication);
+        }
+        match self.admin.create_topic(new).await {
+            Ok(_) => tracing::info!(topic = name, "created a topic as its event declares it"),
+            // Somebody else was faster.
+            Err(error) if error.error_code() == Some(TOPIC_ALREADY_EXISTS) => {}
+            Err(source) => return Err(TopicError::Create { topic: name.to_owned(), source }),
+        }
+        // Brokers hear of a new topic one after the other: wait until it can be used.
+        let partitions = self.client.partitions(name).await;
+        partitions.map(drop).map_err(|source| TopicError::LookUp { topic: name.to_owned(), source })
+    }
+
+    /// How many partitions a topic has; `None` if it does not exist.
+    async fn partitions_of(&self, name: &str) -> Result<Option<usize>, TopicError> {
+        let look_up = |source| TopicError::LookUp { topic: name.to_owned(), source };
+        let mut described = self.admin.describe_topics(&[name]).await.map_err(look_up)?;
+        match described.pop().map(|(_, result)| result) {
+            Some(Ok(topic)) => Ok(Some(topic.partitions.len())),
+            None | Some(Err(RequestError::UnknownTopic { .. })) => Ok(None),
+            Some(Err(source)) => Err(look_up(source)),
+        }
+    }
+
+    /// Commits the ends of `topics` for a group that has no offsets for them, before anybody joins it.
+    ///
+    /// A topic with any committed offset is left alone: the group has begun there, and partitions without an offset
+    /// are newer than that, so they are read from their start. A group with members is left alone too: whoever joined
+    /// first has done this.
+    pub(crate) async fn commit_ends(&self, group: &str, topics: &[String]) -> Result<(), StartError> {
+        let failed = |source| StartError { group: group.to_owned(), source };
+        let committed = self.admin.list_group_offsets(group).await.map_err(failed)?;
+        let begun: BTreeSet<&str> = committed.iter().map(|(partition, _)| &*partition.topic).collect();
+        let mut ends = Vec::new();
+        for topic in topics.iter().filter(|topic| !begun.contains(topic.as_str())) {
+            match self.client.partitions(topic).await {
+                Ok(partitions) => ends.extend(
+                    partitions.iter().map(|it| (TopicPartition::new(topic.as_str(), it.index), OffsetSpec::Latest)),
+                ),
+                // It has no records yet, so its start is its end.
+                Err(RequestError::UnknownTopic { .. }) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        if ends.is_empty() {
+            return Ok(());
+        }
+        let mut offsets = Vec::with_capacity(ends.len());
+        for (partition, listed) in self.admin.list_offsets(&ends).await.map_err(failed)? {
+            let offset = listed.map_err(failed)?.offset.unwrap_or_default();
+            offsets.push((partition, GroupOffset::new(offset)));
+        }
+        for (_, result) in self.admin.alter_group_offsets(group, &offsets).await.map_err(failed)? {
+            match result {
+                Err(error) if error.error_code() != Some(UNKNOWN_MEMBER_ID) => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

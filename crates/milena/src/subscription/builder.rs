@@ -1,0 +1,289 @@
+//! What can be said about a subscription before it begins, and the order in which it begins: names are checked, topics
+//! and dead-letter topics are there, the starting position is committed, and only then does the consumer join.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::consumer::subscribed_consumer;
+use super::driver::{Driver, DriverSettings};
+use super::engine::{DeadLetterWriter, Engine, EngineSettings, Order};
+use super::handle::Subscription;
+use super::status::SubscriptionStatus;
+use crate::bus::{Bus, Inner, SubscribeError, registry, write_dead_letter};
+use crate::handler::{FromDelivery, IntoOutcome, Routes, UnknownTypes};
+use crate::lanes::Budget;
+use crate::policy::{DeadLetter, FailurePolicy};
+use crate::topic::{TopicDeclaration, check_topic_name};
+
+/// Events that wait for a slow reader of a subscription's events before the oldest are missed.
+const EVENT_BUFFER: usize = 1_024;
+/// Commands that wait for the driver; more wait at the caller.
+const COMMAND_BUFFER: usize = 16;
+
+/// Where a group begins that has no committed offsets for a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StartAt {
+    /// With the oldest event there is.
+    #[default]
+    Earliest,
+    /// With the first event published after [`ready`](Subscription::ready) has resolved, at the latest. The end of each
+    /// partition is committed before the group is joined, so a restart does not skip what came in between. Partitions
+    /// added later begin with their oldest event.
+    Latest,
+}
+
+/// A subscription that has not begun. Await it to begin.
+#[must_use = "a subscription begins when it is awaited"]
+pub struct Subscribe {
+    bus: Bus,
+    policy: FailurePolicy,
+    routes: Routes,
+    duplicate: Option<&'static str>,
+    topics: Vec<TopicDeclaration>,
+    group: Option<String>,
+    start_at: StartAt,
+    order: Order,
+    concurrency: usize,
+    records: usize,
+    bytes: usize,
+    commit_interval: Duration,
+    commit_records: u64,
+    revoke_timeout: Duration,
+    settings: Vec<(String, String)>,
+}
+
+impl Subscribe {
+    pub(crate) fn new(bus: Bus, policy: FailurePolicy) -> Self {
+        Self {
+            bus,
+            policy,
+            routes: Routes::default(),
+            duplicate: None,
+            topics: Vec::new(),
+            group: None,
+            start_at: StartAt::default(),
+            order: Order::default(),
+            concurrency: 256,
+            records: 20_000,
+            bytes: 64 << 20,
+            commit_interval: Duration::from_millis(100),
+            commit_records: 1_000,
+            revoke_timeout: Duration::from_secs(30),
+            settings: Vec::new(),
+        }
+    }
+
+    /// Adds a handler for another event type, on its topic. Each event goes to the handler of its type; one of
+    /// envelopes gets those that no other wants.
+    pub fn on<A, F, Fut>(mut self, handler: F) -> Self
+    where
+        A: FromDelivery,
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        if let Err(event_type) = self.routes.add(handler) {
+            self.duplicate = Some(event_type);
+        }
+        if let Some(topic) = A::declaration() {
+            self.add_topic(topic);
+        }
+        self
+    }
+
+    /// Reads another topic too.
+    pub fn topic(mut self, name: impl Into<String>) -> Self {
+        self.add_topic(TopicDeclaration::new(name));
+        self
+    }
+
+    fn add_topic(&mut self, topic: TopicDeclaration) {
+        if !self.topics.iter().any(|known| known.name() == topic.name()) {
+            self.topics.push(topic);
+        }
+    }
+
+    /// Names the group. Subscriptions of one group share the events; `MILENA_GROUP` is used when none is named here.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// Where the group begins when it has no committed offsets. Default: earliest.
+    pub fn start_at(mut self, start_at: StartAt) -> Self {
+        self.start_at = start_at;
+        self
+    }
+
+    /// What stays in order. Default: the events of one aggregate.
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// What happens to events of a type that no handler wants. Default: they are passed over.
+    pub fn unknown_types(mut self, unknown: UnknownTypes) -> Self {
+        self.routes.unknown = unknown;
+        self
+    }
+
+    /// How many handlers may run at once; 0 counts as 1. Default: 256.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.concurrency = handlers.max(1);
+        self
+    }
+
+    /// How much may be in memory: records, and their bytes. When either is used up, fetching pauses until half is free;
+    /// heartbeats go on. Each partition may use up to all of it. Default: 20,000 records, 64 MiB.
+    pub fn budget(mut self, records: usize, bytes: usize) -> Self {
+        self.records = records.max(1);
+        self.bytes = bytes.max(1);
+        self
+    }
+
+    /// How often handled events are committed: after `interval`, or as soon as `records` are handled. A crash handles
+    /// again what was handled since the last commit. Default: 100 ms, 1,000 records.
+    pub fn commit_every(mut self, interval: Duration, records: u64) -> Self {
+        self.commit_interval = interval;
+        self.commit_records = records.max(1);
+        self
+    }
+
+    /// How long a rebalance waits at most for what was begun on partitions that are taken away. What is not finished
+    /// by then is handled again by their next owner. Default: 30 s.
+    pub fn revoke_timeout(mut self, limit: Duration) -> Self {
+        self.revoke_timeout = limit;
+        self
+    }
+
+    /// A setting of the consumer, by Kafka's name, such as `session.timeout.ms`. An unknown one is an error when the
+    /// subscription begins.
+    pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((key.into(), value.into()));
+        self
+    }
+
+    async fn begin(self) -> Result<Subscription, SubscribeError> {
+        if let Some(event_type) = self.duplicate {
+            return Err(SubscribeError::DuplicateHandler { event_type });
+        }
+        let inner = Arc::clone(self.bus.inner());
+        let group = self.group.clone().or_else(|| inner.settings.group.clone());
+        let group: Arc<str> = group.filter(|group| !group.trim().is_empty()).ok_or(SubscribeError::NoGroup)?.into();
+        if self.topics.is_empty() {
+            return Err(SubscribeError::NoTopic);
+        }
+        let names = self.check_topics()?;
+        let claim = inner.registry.claim(&group, &names).map_err(|refused| match refused {
+            registry::Refused::Closed => SubscribeError::Closed,
+            registry::Refused::Taken(topic) => SubscribeError::AlreadySubscribed { topic, group: group.to_string() },
+        })?;
+
+        for topic in &self.topics {
+            inner.topics.ensure(topic).await?;
+            if let Some(name) = self.policy.dead_letter_topic_of(topic.name()) {
+                inner.topics.ensure_dead_letters(topic, name).await?;
+            }
+        }
+        if self.start_at == StartAt::Latest {
+            inner.topics.commit_ends(&group, &names).await?;
+        }
+
+        let consumer = subscribed_consumer(&inner.client, &group, &names, &self.settings)?;
+        let (commands, command_queue) = mpsc::channel(COMMAND_BUFFER);
+        let events = broadcast::Sender::new(EVENT_BUFFER);
+        let status = watch::Sender::new(SubscriptionStatus::default());
+        let subscription =
+            Subscription::new(Arc::clone(&group), names.clone(), commands, status.subscribe(), events.downgrade());
+        let engine = Engine::new(
+            self.engine_settings(&group),
+            self.routes,
+            dead_letter_writer(&inner),
+            inner.client.time().clone(),
+            inner.fork_rng(),
+            events,
+        );
+        let settings = DriverSettings {
+            own_topics: inner.registry.topics_of(&group),
+            group: group.to_string(),
+            topics: names,
+            commit_interval: self.commit_interval,
+            commit_records: self.commit_records,
+            revoke_timeout: self.revoke_timeout,
+        };
+        let driver = Driver::new(settings, inner.client.clone(), consumer, engine, command_queue, status);
+        tokio::spawn(driver.run());
+        match claim.fulfil(subscription.clone()) {
+            Ok(()) => Ok(subscription),
+            Err(subscription) => {
+                let _ = subscription.close(Duration::from_secs(5)).await;
+                Err(SubscribeError::Closed)
+            }
+        }
+    }
+
+    fn check_topics(&self) -> Result<Vec<String>, SubscribeError> {
+        for topic in &self.topics {
+            topic.check()?;
+            let Some(dead_letters) = self.policy.dead_letter_topic_of(topic.name()) else { continue };
+            check_topic_name(&dead_letters)?;
+            if self.topics.iter().any(|read| read.name() == dead_letters) {
+                return Err(SubscribeError::DeadLetterLoop { topic: dead_letters });
+            }
+        }
+        Ok(self.topics.iter().map(|topic| topic.name().to_owned()).collect())
+    }
+
+    fn engine_settings(&self, group: &Arc<str>) -> EngineSettings {
+        EngineSettings {
+            group: Arc::clone(group),
+            policy: self.policy.clone(),
+            order: self.order,
+            concurrency: self.concurrency,
+            budget: Budget {
+                records: self.records,
+                bytes: self.bytes,
+                // Finished records beyond a stuck one cost 8 bytes and a bit each, but a crash would replay them all.
+                span: self.records.saturating_mul(4),
+            },
+            total_records: self.records,
+            total_bytes: self.bytes,
+        }
+    }
+}
+
+impl IntoFuture for Subscribe {
+    type Output = Result<Subscription, SubscribeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    /// Begins the subscription. It resolves when everything is in place for it; wait for
+    /// [`ready`](Subscription::ready) to know that its partitions are assigned.
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.begin())
+    }
+}
+
+impl fmt::Debug for Subscribe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribe")
+            .field("group", &self.group)
+            .field("topics", &self.topics)
+            .field("policy", &self.policy)
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes dead letters through the bus's producer.
+fn dead_letter_writer(inner: &Inner) -> DeadLetterWriter {
+    let producer = inner.producer.clone();
+    Arc::new(move |letter: DeadLetter| {
+        let producer = producer.clone();
+        Box::pin(async move { write_dead_letter(&producer, &letter).await })
+    })
+}

@@ -1,0 +1,61 @@
+//! The client's consumer as a subscription uses it: how it is built, what its errors mean, how its records are kept.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use milena_client::Client;
+use milena_client::consumer::{ConsumeError, Consumer, ConsumerRecord, OffsetReset};
+
+use crate::bus::SubscribeError;
+use crate::envelope::Header;
+use crate::record::RawRecord;
+
+/// A consumer that is a member of `group` and reads `topics` from their start unless the group has committed offsets.
+pub(super) fn subscribed_consumer(
+    client: &Client,
+    group: &str,
+    topics: &[String],
+    settings: &[(String, String)],
+) -> Result<Consumer, SubscribeError> {
+    let failed = |error: Box<dyn Error + Send + Sync>| SubscribeError::Consumer(error);
+    let mut builder = Consumer::builder(client).group(group).auto_offset_reset(OffsetReset::Earliest);
+    for (key, value) in settings {
+        builder = builder.set(key, value).map_err(|error| failed(error.into()))?;
+    }
+    let consumer = builder.build().map_err(|error| failed(error.into()))?;
+    consumer.subscribe(topics).map_err(|error| failed(error.into()))?;
+    Ok(consumer)
+}
+
+/// Whether the consumer can't go on by itself.
+pub(super) fn is_fatal(error: &ConsumeError) -> bool {
+    matches!(error, ConsumeError::Closed | ConsumeError::Group { .. } | ConsumeError::NoGroup | ConsumeError::Mixed)
+}
+
+/// Copies a record out of the response that it came in, into one buffer: a record may wait for long in its lane, and
+/// must not hold on to a whole response meanwhile.
+pub(super) fn raw_record(topic: &Arc<str>, record: &ConsumerRecord<'_>) -> RawRecord {
+    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let headers: usize = record.headers.iter().map(|header| length(header.value)).sum();
+    let mut buffer = BytesMut::with_capacity(length(record.key) + length(record.value) + headers);
+    let mut copy = |part: Option<&[u8]>| -> Option<Bytes> {
+        part.map(|part| {
+            buffer.put_slice(part);
+            buffer.split().freeze()
+        })
+    };
+    RawRecord {
+        topic: Arc::clone(topic),
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: record.timestamp,
+        key: copy(record.key),
+        value: copy(record.value),
+        headers: record
+            .headers
+            .iter()
+            .map(|header| Header { name: header.key.to_owned().into(), value: copy(header.value) })
+            .collect(),
+    }
+}

@@ -1,0 +1,207 @@
+//! What can't be handled: poison, used-up attempts, panics, dead letters that can't be written, stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use milena::{
+    Bus, Envelope, FailurePolicy, StopReason, SubscribeError, SubscriptionError, SubscriptionEvent, SubscriptionState,
+    Then, TopicStrategy, UnknownTypes,
+};
+use milena_broker::{Broker, Fault, Rule};
+use milena_client::producer::{Record, RecordHeader};
+use milena_protocol::{ApiKey, ErrorCode};
+
+use crate::support::*;
+
+#[tokio::test(start_paused = true)]
+async fn poison_goes_whole_to_the_dead_letters_and_the_partition_goes_on() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let journal = Journal::default();
+    let log = journal.clone();
+    let subscription = bus
+        .subscribe(policy(), move |event: Stepped| {
+            log.note(&event);
+            async {}
+        })
+        .group("workers")
+        .await
+        .unwrap();
+    let own = [
+        RecordHeader { key: "x", value: Some(b"1") },
+        RecordHeader { key: "x", value: None },
+        RecordHeader { key: "y", value: Some(b"") },
+    ];
+    send_raw(&broker, Record::to("steps").key(b"\xfe\xff").value(b"\x00 no event").headers(&own)).await;
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    within(
+        "both settled",
+        subscription.wait_for(|status| status.counts.handled == 1 && status.counts.dead_lettered == 1),
+    )
+    .await
+    .unwrap();
+    let letters = read_all(&broker, "steps.dead-letters").await;
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0];
+    assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"\xfe\xff"[..]), Some(&b"\x00 no event"[..])));
+    let header = |name: &str| {
+        let found = letter.headers.iter().find(|(key, _)| key == name).unwrap_or_else(|| panic!("no header {name}"));
+        String::from_utf8(found.1.as_deref().unwrap_or_default().to_vec()).unwrap()
+    };
+    let first: Vec<_> = letter.headers[..3].iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+    assert_eq!(first, [("x", Some(&b"1"[..])), ("x", None), ("y", Some(&b""[..]))], "its own headers, verbatim");
+    assert_eq!(header("__dlq.errors.topic"), "steps");
+    assert_eq!(header("__dlq.errors.partition"), "0");
+    assert_eq!(header("__dlq.errors.offset"), "0");
+    assert_eq!(header("__dlq.errors.group"), "workers");
+    assert_eq!(header("__dlq.errors.delivery.count"), "1");
+    assert_eq!(header("milena.dlq.kind"), "envelope");
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panicking_handler_ends_in_a_dead_letter_after_its_attempts() {
+    let bus = bus().await;
+    let subscription = bus
+        .subscribe(policy(), |event: Stepped| async move { assert!(event.number != 1, "unlucky number") })
+        .group("workers")
+        .await
+        .unwrap();
+    for number in 0..3 {
+        bus.publish(&stepped("a", number)).await.unwrap();
+    }
+    let status = within("settled", subscription.wait_for(|status| status.counts.handled == 2)).await.unwrap();
+    assert_eq!((status.counts.dead_lettered, status.counts.retried), (1, 2));
+    let letters = read_all(bus.broker().unwrap(), "steps.dead-letters").await;
+    let message = letters[0].headers.iter().find(|(key, _)| key == "__dlq.errors.message").unwrap();
+    assert_eq!(message.1.as_deref(), Some(&b"the handler panicked: unlucky number"[..]));
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_cannot_be_written_holds_its_offset_until_it_can() {
+    let broker = Broker::builder().topic("steps", 1).topic("steps.dead-letters", 1).build();
+    let bus = Bus::builder().embedded(broker.clone()).open().await.unwrap();
+    let subscription = bus
+        .subscribe(FailurePolicy::attempts(1).then(Then::DeadLetter), |event: Stepped| async move {
+            if event.thing == "bad" { Err("never") } else { Ok(()) }
+        })
+        .group("workers")
+        .await
+        .unwrap();
+    within("ready", subscription.ready()).await.unwrap();
+    let mut events = subscription.events();
+    let fault = broker.faults().add(
+        Rule::new(Fault::Error(ErrorCode::TOPIC_AUTHORIZATION_FAILED))
+            .api(ApiKey::Produce)
+            .topic("steps.dead-letters")
+            .always(),
+    );
+    bus.publish(&stepped("bad", 0)).await.unwrap();
+    for number in 0..5 {
+        bus.publish(&stepped("good", number)).await.unwrap();
+    }
+    let alarm = within("the alarm", async {
+        loop {
+            match events.next().await {
+                Some(SubscriptionEvent::DeadLetterFailed { offset, .. }) => return offset,
+                Some(_) => {}
+                None => panic!("the subscription ended"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(alarm, 0);
+    let held = within("others", subscription.wait_for(|status| status.counts.handled == 5)).await.unwrap();
+    assert_eq!((held.held_dead_letters, held.counts.dead_lettered), (1, 0));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        committed(&broker, "workers", "steps", 0).await,
+        None,
+        "the offset is held: nothing is committed past it"
+    );
+    broker.faults().remove(fault);
+    within(
+        "written",
+        subscription.wait_for(|status| status.counts.dead_lettered == 1 && status.held_dead_letters == 0),
+    )
+    .await
+    .unwrap();
+    assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+    assert_eq!(committed(&broker, "workers", "steps", 0).await, Some(6));
+    assert_eq!(read_all(&broker, "steps.dead-letters").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dead_letter_topic_exists_before_the_first_handler_runs() {
+    let broker = Broker::builder().auto_create(false).topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let existed = Arc::new(AtomicBool::new(false));
+    let (seen, looked_at) = (Arc::clone(&existed), broker.clone());
+    let subscription = bus
+        .subscribe(policy(), move |_: Stepped| {
+            seen.store(looked_at.log_offsets("steps.dead-letters", 0).is_ok(), Ordering::SeqCst);
+            async {}
+        })
+        .group("workers")
+        .await
+        .unwrap();
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    within("handled", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert!(existed.load(Ordering::SeqCst));
+    let _ = bus.close(Duration::from_secs(10)).await;
+
+    let forbidding =
+        Bus::builder().embedded(broker.clone()).topic_strategy(TopicStrategy::Ignore).open().await.unwrap();
+    let elsewhere = policy().dead_letter_topic("nowhere");
+    let refused = forbidding.subscribe(elsewhere, |_: Stepped| async {}).group("others").await;
+    assert!(matches!(refused, Err(SubscribeError::TopicUnavailable(_))), "without it, nothing begins: {refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_ends_the_subscription_with_the_failed_event_uncommitted() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let subscription = bus
+        .subscribe(FailurePolicy::attempts(2).then(Then::Stop), |event: Stepped| async move {
+            if event.number == 2 { Err("broken") } else { Ok(()) }
+        })
+        .group("workers")
+        .await
+        .unwrap();
+    for number in 0..4 {
+        bus.publish(&stepped("a", number)).await.unwrap();
+    }
+    let over = within("stopped", subscription.wait_for(|status| status.state.is_over())).await.unwrap();
+    let SubscriptionState::Stopped(StopReason::Policy { offset, message, .. }) = over.state else {
+        panic!("stopped by its policy, not {:?}", over.state)
+    };
+    assert_eq!((offset, message.as_str(), over.counts.handled), (2, "broken", 2));
+    assert!(matches!(subscription.ready().await, Err(SubscriptionError::Stopped(_))));
+    assert_eq!(committed(&broker, "workers", "steps", 0).await, Some(2));
+    // Its share of the bus is free again: a repaired handler goes on where it stopped.
+    let again = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    within("the rest", again.wait_for(|status| status.counts.handled == 2)).await.unwrap();
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_type_that_nobody_wants_are_passed_over_or_fail_as_told() {
+    let bus = bus().await;
+    let skipping = bus.subscribe(policy(), |_: Stepped| async {}).group("skipping").await.unwrap();
+    let failing = bus
+        .subscribe(policy(), |_: Stepped| async {})
+        .group("failing")
+        .unknown_types(UnknownTypes::Fail)
+        .await
+        .unwrap();
+    let other = Envelope::new("e-1", "test.other", "a", "{}").with_source("s");
+    bus.publish_envelope("steps", &other).await.unwrap();
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    let skipped = within("skipped", skipping.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert_eq!((skipped.counts.skipped, skipped.counts.dead_lettered), (1, 0));
+    let failed = within("failed", failing.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert_eq!((failed.counts.skipped, failed.counts.dead_lettered), (0, 1));
+    let _ = bus.close(Duration::from_secs(10)).await;
+}

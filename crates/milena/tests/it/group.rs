@@ -1,0 +1,152 @@
+//! Members that share partitions, come, go and crash.
+
+use std::time::Duration;
+
+use milena::{Bus, Delivery, SubscribeError, Subscription, SubscriptionEvent};
+use milena_broker::Broker;
+
+use crate::support::*;
+
+/// A member that notes what it handles, each taking a moment.
+async fn member(broker: &Broker, journal: &Journal) -> (Bus, Subscription) {
+    let bus = bus_on(broker).await;
+    let log = journal.clone();
+    let subscription = bus
+        .subscribe(policy(), move |delivery: Delivery<Stepped>| {
+            let log = log.clone();
+            async move {
+                let event = delivery.event();
+                tokio::time::sleep(Duration::from_millis(1 + event.number % 5)).await;
+                if event.number % 17 == 3 && delivery.attempt() == 1 {
+                    return Err("once more");
+                }
+                log.note(event);
+                Ok(())
+            }
+        })
+        .group("workers")
+        .await
+        .unwrap();
+    (bus, subscription)
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_join_and_leave_under_load_without_loss_disorder_or_repeats() {
+    let broker = Broker::builder().config("group.initial.rebalance.delay.ms", "0").topic("steps", 8).build();
+    let journal = Journal::default();
+    let (first_bus, first) = member(&broker, &journal).await;
+    within("ready", first.ready()).await.unwrap();
+    let publisher = {
+        let bus = bus_on(&broker).await;
+        tokio::spawn(async move {
+            for number in 0..100 {
+                let steps: Vec<_> = (0..20).map(|thing| stepped(format!("t-{thing}"), number)).collect();
+                for receipt in bus.publish_batch(&steps).await {
+                    receipt.unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    };
+    until("load", || journal.len() > 100).await;
+    let (second_bus, second) = member(&broker, &journal).await;
+    within("shared", second.wait_for(|status| !status.partitions.is_empty())).await.unwrap();
+    until("more load", || journal.len() > 600).await;
+    let (third_bus, third) = member(&broker, &journal).await;
+    within("shared by three", third.wait_for(|status| !status.partitions.is_empty())).await.unwrap();
+    until("still more", || journal.len() > 1_000).await;
+    let left = within("the first leaves", first_bus.close(Duration::from_secs(30))).await;
+    assert!(left.is_complete(), "{left:?}");
+    until("more", || journal.len() > 1_400).await;
+    let left = within("the second leaves", second_bus.close(Duration::from_secs(30))).await;
+    assert!(left.is_complete(), "{left:?}");
+    within("published", publisher).await.unwrap();
+    until("all are handled", || journal.distinct() == 2_000).await;
+    assert!(within("the last leaves", third_bus.close(Duration::from_secs(30))).await.is_complete());
+    journal.assert_order();
+    assert_eq!(journal.len(), 2_000, "orderly rebalances repeat nothing");
+}
+
+#[test]
+fn a_crash_replays_only_what_was_finished_after_the_last_commit() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    let home = runtime();
+    let broker = home.block_on(async { Broker::builder().topic("steps", 1).build() });
+    let journal = Journal::default();
+    let crashed = runtime();
+    crashed.block_on(async {
+        let (bus, subscription) = member(&broker, &journal).await;
+        for number in 0..50 {
+            bus.publish(&stepped("a", number)).await.unwrap();
+        }
+        within("fifty", subscription.wait_for(|status| status.counts.handled == 50)).await.unwrap();
+        // The commit of these is due within 100 ms.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for number in 50..60 {
+            bus.publish(&stepped("a", number)).await.unwrap();
+        }
+        within("more", subscription.wait_for(|status| status.counts.handled >= 55)).await.unwrap();
+    });
+    // Everything stops where it stands: no close, no commit, no leaving.
+    drop(crashed);
+    let before = journal.len();
+    home.block_on(async {
+        let (bus, subscription) = member(&broker, &journal).await;
+        within("the rest", subscription.wait_for(|_| journal.distinct() == 60)).await.unwrap();
+        let _ = bus.close(Duration::from_secs(10)).await;
+    });
+    journal.assert_order();
+    let replayed = &journal.of("a")[before..];
+    assert!(replayed.iter().all(|number| *number >= 50), "committed long before, and handled again: {replayed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_group_there_is_no_subscription() {
+    let bus = bus().await;
+    let refused = bus.subscribe(policy(), |_: Stepped| async {}).await;
+    assert!(matches!(refused, Err(SubscribeError::NoGroup)), "{refused:?}");
+    let refused = bus.subscribe(policy(), |_: Stepped| async {}).group(" ").await;
+    assert!(matches!(refused, Err(SubscribeError::NoGroup)), "{refused:?}");
+    let named = Bus::builder().embedded(Broker::builder().build()).group("workers").open().await.unwrap();
+    let subscription = named.subscribe(policy(), |_: Stepped| async {}).await.unwrap();
+    assert_eq!(subscription.group(), "workers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_topic_is_subscribed_once_per_group_and_bus() {
+    let bus = bus().await;
+    let first = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    let second = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await;
+    assert!(matches!(second, Err(SubscribeError::AlreadySubscribed { .. })), "it would see half of the events only");
+    bus.subscribe(policy(), |_: Stepped| async {}).group("others").await.unwrap();
+    let _ = within("close", first.close(Duration::from_secs(5))).await;
+    bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.expect("the first is gone");
+    let twice = bus.subscribe(policy(), |_: Stepped| async {}).on(|_: Stepped| async {}).group("third").await;
+    assert!(matches!(twice, Err(SubscribeError::DuplicateHandler { event_type: "test.stepped" })));
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_of_another_service_in_the_group_raises_an_alarm() {
+    let broker = Broker::builder().topic("steps", 2).topic("invoices", 2).build();
+    let stranger = bus_on(&broker).await;
+    let theirs =
+        stranger.subscribe(policy(), |_: milena::Envelope| async {}).topic("invoices").group("workers").await.unwrap();
+    within("the stranger", theirs.ready()).await.unwrap();
+    let bus = bus_on(&broker).await;
+    let ours = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    let mut events = ours.events();
+    let members = within("the alarm", async {
+        loop {
+            match events.next().await.expect("it runs") {
+                SubscriptionEvent::ForeignMembers { members } => return members,
+                _ => {}
+            }
+        }
+    })
+    .await;
+    assert_eq!(members.len(), 1);
+    let _ = bus.close(Duration::from_secs(10)).await;
+    let _ = stranger.close(Duration::from_secs(10)).await;
+}
