@@ -2,6 +2,7 @@
 
 use milena_client::RequestError;
 use milena_client::raw::Target;
+use milena_protocol::ErrorCode;
 use milena_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use milena_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
 use milena_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -141,7 +142,7 @@ impl Admin {
         let response = self
             .raw
             .send_checked(resource.target(), request, |response| {
-                response.results.first().map(|result| result.error_code).unwrap_or_default()
+                retriable(response.results.first().map(|result| result.error_code))
             })
             .await?;
         let subject = || resource.subject("describing");
@@ -195,13 +196,19 @@ impl Admin {
         let response = self
             .raw
             .send_checked(resource.target(), request, |response| {
-                response.responses.first().map(|result| result.error_code).unwrap_or_default()
+                retriable(response.responses.first().map(|result| result.error_code))
             })
             .await?;
         let subject = || resource.subject("changing");
         let Some(result) = response.responses.into_iter().next() else { return Ok(Err(unanswered(subject()))) };
         Ok(check(subject, result.error_code, result.error_message.as_deref()))
     }
+}
+
+/// The error for which a request is sent again. That a resource does not exist is an answer: to wait for one to appear
+/// is not what was asked.
+fn retriable(code: Option<ErrorCode>) -> ErrorCode {
+    code.filter(|code| *code != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION).unwrap_or_default()
 }
 
 fn read_entry(entry: DescribeConfigsResourceResult) -> ConfigEntry {

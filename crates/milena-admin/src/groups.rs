@@ -1,10 +1,15 @@
 //! Groups: list, describe, delete.
 
-use milena_client::RequestError;
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
 use milena_client::raw::Target;
-use milena_protocol::ErrorCode;
+use milena_client::{RequestError, TopicPartition};
 use milena_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
-use milena_protocol::messages::{DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest};
+use milena_protocol::messages::{
+    ConsumerProtocolAssignment, DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest,
+};
+use milena_protocol::{Decode as _, ErrorCode, Message as _};
 
 use crate::Admin;
 use crate::topics::{check, unanswered};
@@ -53,6 +58,27 @@ pub struct GroupMember {
     pub client_host: String,
     /// What it was assigned, as its protocol encodes it.
     pub assignment: Vec<u8>,
+}
+
+impl GroupMember {
+    /// The partitions that the member holds, in order; none when the group is not one of consumers, or its assignment
+    /// can't be read.
+    pub fn partitions(&self) -> Vec<TopicPartition> {
+        let mut blob = Bytes::copy_from_slice(&self.assignment);
+        if blob.len() < 2 {
+            return Vec::new();
+        }
+        // A version from the future only appends fields (KIP-107's rule for these blobs).
+        let version = blob.get_i16().clamp(0, ConsumerProtocolAssignment::VERSIONS.max);
+        let Ok(assignment) = ConsumerProtocolAssignment::decode(version, &mut blob) else { return Vec::new() };
+        let mut partitions = Vec::new();
+        for topic in assignment.assigned_partitions {
+            let name: Arc<str> = Arc::from(&*topic.topic);
+            partitions.extend(topic.partitions.into_iter().map(|index| TopicPartition::new(Arc::clone(&name), index)));
+        }
+        partitions.sort_unstable();
+        partitions
+    }
 }
 
 impl Admin {

@@ -303,6 +303,8 @@ impl Admin {
         let topic = |(name, total): &(&str, i32)| CreatePartitionsTopic {
             name: (*name).into(),
             count: *total,
+            // The broker chooses; an empty list would mean that we had chosen none.
+            assignments: None,
             ..CreatePartitionsTopic::default()
         };
         let request = CreatePartitionsRequest {
