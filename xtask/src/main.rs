@@ -5,6 +5,7 @@ mod bench;
 mod codegen;
 mod faults;
 mod foreign;
+mod fuzz;
 mod host;
 mod kafka;
 mod lint;
@@ -39,6 +40,12 @@ enum Command {
     Kafka(kafka::Arguments),
     /// Steady load on three real nodes while each is killed and restarted in turn
     Faults(faults::Arguments),
+    /// Search for inputs that break what reads untrusted bytes
+    Fuzz {
+        /// How long each target runs
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Clients written by others against our embedded broker
     Foreign(foreign::Arguments),
     /// Measure producing and consuming on one real node
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Kafka(arguments) => kafka::run(&arguments),
         Command::Faults(arguments) => faults::run(&arguments),
+        Command::Fuzz { seconds } => fuzz::run(seconds).map_err(Into::into),
         Command::Foreign(arguments) => foreign::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

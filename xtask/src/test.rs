@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::faults;
+use crate::fuzz;
 use crate::host;
 use crate::host::Outcome;
 use crate::kafka;
@@ -18,6 +19,9 @@ use crate::suite::Tally;
 
 /// Long enough for each broker to be killed once and to come back.
 const FAULT_MINUTES: f64 = 2.0;
+
+/// Long enough for each fuzz target to replay what it knows and to go a little beyond.
+const FUZZ_SECONDS: u64 = 2;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -61,6 +65,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             report.untested.push(format!("anything on real Kafka, the fault run: {missing}"));
         }
     }
+    if !arguments.quick {
+        let outcome = fuzz::run(FUZZ_SECONDS).map_err(Into::into);
+        if outcome.is_ok() {
+            report.others.push(format!("each fuzz target for {FUZZ_SECONDS} s"));
+        }
+        report.note("fuzzing", outcome);
+    }
     report.conclude(began)
 }
 
@@ -81,7 +92,7 @@ fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
 
     // These stop nodes under their own feet: one at a time, and nothing else beside them.
     let mut disturbed = real_tests(&lease, "MILENA_KAFKA_3", "disturbed::", report)?;
-    let (tally, outcome) = suite::run(disturbed.arg("--test-threads=1"));
+    let (tally, outcome) = suite::run(disturbed.env("RUST_TEST_THREADS", "1"));
     report.three_nodes += tally;
     outcome?;
 
@@ -95,7 +106,8 @@ fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
 /// The tests of the modules called `filter`, which a plain `cargo test` ignores, with `lease` to run on.
 fn real_tests(lease: &Lease, variable: &str, filter: &str, report: &mut Report) -> Outcome<Command> {
     let mut command = host::cargo();
-    command.args(["test", "--workspace", "--no-fail-fast", "--quiet", "--", "--ignored", filter]);
+    // They wait more than they compute.
+    command.args(["test", "--workspace", "--no-fail-fast", "--", "--test-threads=8", "--ignored", filter]);
     lease.tell(&mut command, variable)?;
     match kafka::tools_class_path() {
         Ok(class_path) => {

@@ -108,8 +108,7 @@ fn both_codecs_take_the_same_bytes() {
 #[test]
 fn records_are_slices_of_the_frame() {
     use milena_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-    let mut partition = PartitionData::default();
-    partition.records = Some(Bytes::from(vec![7; 100_000]));
+    let partition = PartitionData { records: Some(Bytes::from(vec![7; 100_000])), ..Default::default() };
     let mut topic = FetchableTopicResponse::default();
     topic.partitions.push(partition);
     let mut response = FetchResponse::default();

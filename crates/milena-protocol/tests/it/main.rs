@@ -16,3 +16,4 @@ mod record_hostile;
 mod record_oracle;
 mod record_source;
 mod record_written;
+mod regressions;

@@ -46,9 +46,7 @@ proptest! {
             if version >= 13 { data.topic_id = topic_id } else { data.name = TopicName::from(name.clone()) }
             for ((partition, _), batch) in partitions.iter().zip(batches) {
                 entries.push(ProduceEntry { topic: name, topic_id, partition: *partition, batch });
-                let mut partition_data = PartitionProduceData::default();
-                partition_data.index = *partition;
-                partition_data.records = Some(batch.to_bytes());
+                let partition_data = PartitionProduceData { index: *partition, records: Some(batch.to_bytes()) };
                 data.partition_data.push(partition_data);
             }
             request.topic_data.push(data);

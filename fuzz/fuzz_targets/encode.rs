@@ -1,0 +1,6 @@
+//! Writes record batches and reads them back.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| milena_fuzz::protocol::encode(data));

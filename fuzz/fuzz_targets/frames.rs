@@ -1,0 +1,6 @@
+//! Cuts a byte stream into frames.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| milena_fuzz::protocol::frames(data));

@@ -1,0 +1,6 @@
+//! Frames produce requests by hand.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| milena_fuzz::protocol::produce_framing(data));

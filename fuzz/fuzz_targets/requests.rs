@@ -1,0 +1,6 @@
+//! Decodes every request in every version.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| milena_fuzz::messages::requests(data));

@@ -1,0 +1,6 @@
+//! Decompresses snappy.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| milena_fuzz::codecs::snappy(data));
