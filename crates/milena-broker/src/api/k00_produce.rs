@@ -18,9 +18,11 @@ use milena_protocol::{
     },
 };
 
+use tracing::debug;
+
 use super::{Disconnect, NoReply, RequestContext, Subject};
 use crate::{
-    cluster::Topic,
+    cluster::{Partition, Topic},
     fault::Touched,
     log::{Appended, BatchRules, RejectedBatch, check_produced},
 };
@@ -113,7 +115,11 @@ fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, a
     // Inflating and checking happen before the partition is locked.
     let batch = match check_produced(data.records, &rules) {
         Ok(batch) => batch,
-        Err(rejected) => return Outcome { result: Err(rejected), log_start_offset: -1, leader: None },
+        Err(rejected) => {
+            debug!(topic = %topic.name, partition = data.index, code = %rejected.code, reason = rejected.message, "refused");
+            let log_start_offset = log_start_beside(rejected.code, &partition);
+            return Outcome { result: Err(rejected), log_start_offset, leader: None };
+        }
     };
     let outcome = {
         let mut state = partition.lock();
@@ -127,7 +133,7 @@ fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, a
         let epoch = state.leader_epoch;
         match state.log.append(batch, epoch, stamped.then_some(now)) {
             Ok(appended) => Outcome { result: Ok(appended), log_start_offset: state.log.start_offset(), leader: None },
-            Err(code) => Outcome::refused(code),
+            Err(code) => Outcome { log_start_offset: state.log.start_offset(), ..Outcome::refused(code) },
         }
     };
     if outcome.result.as_ref().is_ok_and(|appended| !appended.duplicate) {
@@ -136,6 +142,14 @@ fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, a
     match cx.effects.partition_error(&topic.name, data.index, true) {
         Some(code) => Outcome::refused(code),
         None => outcome,
+    }
+}
+
+/// Kafka says where the log starts beside errors of its log layer, and -1 beside those it finds before that.
+fn log_start_beside(code: ErrorCode, partition: &Partition) -> i64 {
+    match code {
+        ErrorCode::INVALID_TIMESTAMP | ErrorCode::UNKNOWN_SERVER_ERROR => partition.lock().log.start_offset(),
+        _ => -1,
     }
 }
 
@@ -150,6 +164,7 @@ fn answer(cx: &RequestContext<'_>, index: i32, outcome: Outcome) -> PartitionPro
             ..Default::default()
         },
         Err(rejected) => {
+            let error_message = (!rejected.records.is_empty()).then(|| rejected.message.clone().into());
             let record_errors = rejected.records.into_iter().map(|(batch_index, message)| BatchIndexAndErrorMessage {
                 batch_index,
                 batch_index_error_message: Some(message.into()),
@@ -166,7 +181,7 @@ fn answer(cx: &RequestContext<'_>, index: i32, outcome: Outcome) -> PartitionPro
                 base_offset: -1,
                 log_start_offset,
                 record_errors: record_errors.collect(),
-                error_message: (!rejected.message.is_empty()).then(|| rejected.message.into()),
+                error_message,
                 current_leader,
                 ..Default::default()
             }

@@ -67,13 +67,20 @@ struct PartitionRead {
     log_start_offset: i64,
     result: ReadResult,
     diverging: Option<(i32, i64)>,
-    /// Leader and epoch, for a client that asked the wrong node or with an old epoch.
+    /// Leader and epoch, for a client that asked the wrong node or with an old epoch; not for one that knows more.
     leader: Option<(NodeId, i32)>,
 }
 
 impl PartitionRead {
     fn failed(error: ErrorCode) -> Self {
         Self { error, high_watermark: -1, last_stable_offset: -1, log_start_offset: -1, ..Default::default() }
+    }
+
+    /// A partition that isn't there: Kafka sends an empty list of aborted transactions then, else a null one.
+    fn missing(error: ErrorCode) -> Self {
+        let mut read = Self::failed(error);
+        read.result.aborted = Some(Vec::new());
+        read
     }
 }
 
@@ -153,7 +160,7 @@ fn read_all(cx: &RequestContext<'_>, context: &FetchContext, isolation: Isolatio
     let mut reads = Vec::with_capacity(context.wanted.len());
     for wanted in &context.wanted {
         let read = match find(cx, wanted) {
-            Err(code) => PartitionRead::failed(code),
+            Err(code) => PartitionRead::missing(code),
             Ok((topic, partition)) => match cx.effects.partition_error(&topic, wanted.partition, false) {
                 Some(code) => PartitionRead::failed(code),
                 None => read_one(cx.node, &partition.lock(), wanted, isolation, room, nothing_yet),
@@ -176,7 +183,8 @@ fn read_one(
     at_least_one: bool,
 ) -> PartitionRead {
     if let Err(code) = state.check_leader(node, wanted.current_leader_epoch) {
-        let leader = state.leader.map(|leader| (leader, state.leader_epoch));
+        let stale = code != ErrorCode::UNKNOWN_LEADER_EPOCH;
+        let leader = state.leader.filter(|_| stale).map(|leader| (leader, state.leader_epoch));
         return PartitionRead { leader, ..PartitionRead::failed(code) };
     }
     let log = &state.log;

@@ -56,8 +56,8 @@ fn find(cx: &RequestContext<'_>, kind: i8, key: StrBytes) -> Coordinator {
         Ok(node_id) => {
             let endpoint = cx.endpoint(node_id);
             let (host, port) = (endpoint.host.into(), i32::from(endpoint.port));
-            // Kafka sends an empty message, not a null one, where there is no error.
-            let error_message = (cx.version >= BATCHED).then(StrBytes::default);
+            // Kafka sends a message even where there is no error: an empty one, and before batching the name of none.
+            let error_message = Some(StrBytes::from_static(if cx.version >= BATCHED { "" } else { "NONE" }));
             Coordinator { key, node_id, host, port, error_code: ErrorCode::NONE, error_message }
         }
         Err(error_code) => Coordinator {

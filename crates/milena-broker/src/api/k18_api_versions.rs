@@ -8,7 +8,7 @@ use milena_protocol::{
     messages::{ApiVersionsRequest, ApiVersionsResponse, api_versions_response::ApiVersion},
 };
 
-use super::{NoReply, RequestContext, SERVED, Subject};
+use super::{NoReply, RequestContext, SERVED, Subject, k00_produce};
 
 pub(crate) const VERSIONS: VersionRange = VersionRange::new(0, 5);
 
@@ -27,15 +27,25 @@ pub(crate) async fn handle(
     let error_code = match cx.effects.error() {
         Some(code) => code,
         None if cx.version >= SOFTWARE_NAME && !named => ErrorCode::INVALID_REQUEST,
-        None if cx.version >= EXPECTED_NODE && is_misrouted(cx, &request) => ErrorCode::REBOOTSTRAP_REQUIRED,
+        None if cx.version >= EXPECTED_NODE => check_destination(cx, &request),
         None => ErrorCode::NONE,
     };
     let mut response = ApiVersionsResponse { error_code, ..Default::default() };
     if error_code.is_ok() {
         let offered = SERVED.iter().filter_map(|&(api, served)| Some((api, cx.core.versions_of(api, served)?)));
-        response.api_keys = offered.map(|(api, versions)| entry(api, versions)).collect();
+        response.api_keys = offered.map(|(api, versions)| entry(api, advertised(api, versions))).collect();
     }
     Ok(response)
+}
+
+/// Kafka too claims to serve Produce from version 0, since older librdkafka takes the codecs it may use from that
+/// (KAFKA-18659); nobody sends those versions.
+fn advertised(api: ApiKey, versions: VersionRange) -> VersionRange {
+    if api == ApiKey::Produce && versions.min == k00_produce::VERSIONS.min {
+        VersionRange { min: 0, ..versions }
+    } else {
+        versions
+    }
 }
 
 /// The answer, in version 0, to a version that is not served.
@@ -51,11 +61,15 @@ fn entry(api: ApiKey, versions: VersionRange) -> ApiVersion {
     ApiVersion { api_key: api.into(), min_version: versions.min, max_version: versions.max }
 }
 
-/// KIP-1242: a client that dialled an old address learns that another cluster or node answers there.
-fn is_misrouted(cx: &RequestContext<'_>, request: &ApiVersionsRequest) -> bool {
-    let other_cluster = request.cluster_id.as_ref().is_some_and(|id| **id != *cx.core.cluster.id);
-    let other_node = request.node_id != -1 && request.node_id != cx.node.0;
-    other_cluster || other_node
+/// KIP-1242: a client that dialled an old address learns that another cluster or node answers there. It names both or
+/// neither.
+fn check_destination(cx: &RequestContext<'_>, request: &ApiVersionsRequest) -> ErrorCode {
+    match (request.cluster_id.as_deref(), request.node_id) {
+        (None, -1) => ErrorCode::NONE,
+        (None, _) | (_, -1) => ErrorCode::INVALID_REQUEST,
+        (Some(cluster), node) if cluster == cx.core.cluster.id && node == cx.node.0 => ErrorCode::NONE,
+        _ => ErrorCode::REBOOTSTRAP_REQUIRED,
+    }
 }
 
 /// `[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?`, as KIP-511 has it.

@@ -68,7 +68,7 @@ fn create(
     let assignments: BTreeMap<_, _> =
         asked.assignments.into_iter().map(|assignment| (assignment.partition_index, assignment.broker_ids)).collect();
     if assignments.len() != assigned {
-        let message = "The manual partition assignment has a partition more than once.";
+        let message = "Found multiple manual partition assignments for a partition";
         return Err(Refusal::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
     }
     let mut configs = BTreeMap::new();
@@ -88,11 +88,7 @@ fn create(
     };
     let topic = cx.core.cluster.create_topic(&new, validate_only)?;
     let details = if cx.version >= DETAILS { details(&topic) } else { CreatableTopicResult::default() };
-    Ok(CreatableTopicResult {
-        name: topic.name.clone(),
-        topic_id: if validate_only { milena_protocol::Uuid::ZERO } else { topic.id },
-        ..details
-    })
+    Ok(CreatableTopicResult { name: topic.name.clone(), topic_id: topic.id, error_message: None, ..details })
 }
 
 fn details(topic: &Topic) -> CreatableTopicResult {
@@ -118,10 +114,10 @@ fn refused(name: TopicName, refusal: Refusal) -> CreatableTopicResult {
         name,
         error_code: refusal.code,
         error_message: Some(refusal.message.into()),
-        // Null configs and -1 are what Kafka sends beside an error.
+        // No configs and -1 are what Kafka sends beside an error.
         num_partitions: -1,
         replication_factor: -1,
-        configs: None,
+        configs: Some(Vec::new()),
         ..Default::default()
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! As Kafka, but that the topic is gone when the answer is there.
 
+use std::collections::BTreeSet;
+
 use milena_protocol::{
     ErrorCode, TopicName, Uuid, VersionRange,
     messages::{
@@ -37,7 +39,21 @@ pub(crate) async fn handle(
         names.map(|name| DeleteTopicState { name: Some(name), ..Default::default() }).collect()
     };
     let mut response = DeleteTopicsResponse::default();
-    for topic in asked {
+    let mut twice = BTreeSet::new();
+    for (position, topic) in asked.iter().enumerate() {
+        if topic.name.is_some() && asked[..position].iter().any(|other| other.name == topic.name) {
+            twice.insert(topic.name.clone());
+        }
+    }
+    for name in &twice {
+        response.responses.push(DeletableTopicResult {
+            name: name.clone(),
+            error_code: ErrorCode::INVALID_REQUEST,
+            error_message: Some("Duplicate topic name.".into()),
+            ..Default::default()
+        });
+    }
+    for topic in asked.into_iter().filter(|topic| !twice.contains(&topic.name)) {
         let (name, topic_id, deleted) = delete(cx, topic);
         let (error_code, error_message) = match deleted {
             Ok(()) => (ErrorCode::NONE, None),
@@ -50,6 +66,14 @@ pub(crate) async fn handle(
 
 fn delete(cx: &RequestContext<'_>, asked: DeleteTopicState) -> (Option<TopicName>, Uuid, Result<(), Refusal>) {
     let cluster = &cx.core.cluster;
+    let invalid = match (&asked.name, asked.topic_id.is_zero()) {
+        (Some(_), false) => Some("You may not specify both topic name and topic id."),
+        (None, true) => Some("Neither topic name nor id were specified."),
+        _ => None,
+    };
+    if let Some(message) = invalid {
+        return (asked.name, asked.topic_id, Err(Refusal::new(ErrorCode::INVALID_REQUEST, message)));
+    }
     let (name, id) = match asked.name {
         Some(name) => (Some(name), Uuid::ZERO),
         None => (cluster.topic_by_id(asked.topic_id).map(|topic| topic.name.clone()), asked.topic_id),

@@ -49,11 +49,13 @@ pub(crate) async fn handle(
                 .is_none_or(|keys| keys.is_empty() || keys.iter().any(|name| **name == *key.name))
         };
         let (error_code, error_message, configs) = match described {
-            Ok(configs) => (ErrorCode::NONE, None, configs),
-            Err(refusal) => (refusal.code, Some(StrBytes::from(refusal.message)), Vec::new()),
+            // An empty message, not none, is what Kafka sends.
+            Ok(configs) => (ErrorCode::NONE, StrBytes::default(), configs),
+            Err(refusal) => (refusal.code, StrBytes::from(refusal.message), Vec::new()),
         };
         let configs = configs.into_iter().filter(|config| asked(config.key));
         let configs = configs.map(|config| result(config, resource_type, synonyms)).collect();
+        let error_message = Some(error_message);
         DescribeConfigsResult { error_code, error_message, resource_type, resource_name, configs }
     });
     Ok(DescribeConfigsResponse { results: results.collect(), ..Default::default() })
@@ -68,20 +70,23 @@ fn describe(cx: &RequestContext<'_>, resource: &DescribeConfigsResource) -> Resu
             }
             check_topic_name(name).map_err(|message| Refusal::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message))?;
             let topic = cx.core.cluster.topic(name);
-            let topic = topic.ok_or_else(|| {
-                Refusal::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.")
-            })?;
+            let topic = topic.ok_or_else(|| Refusal::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ""))?;
             let configs = topic.configs.read().effective();
             Ok(configs)
         }
         BROKER => {
             if !name.is_empty() && name.parse() != Ok(cx.node.0) {
-                let message =
-                    format!("Unexpected broker id, expected {} or empty string, but received {name}", cx.node);
+                let message = if name.parse::<i32>().is_ok() {
+                    format!("Unexpected broker id, expected {} or empty string, but received {name}", cx.node)
+                } else {
+                    format!("Broker id must be an integer, but it is: {name}")
+                };
                 return Err(Refusal::new(ErrorCode::INVALID_REQUEST, message));
             }
             let set = cx.core.cluster.config.set_values();
-            let keys = BROKER_KEYS.iter().map(|key| match set.get(key.name) {
+            // No name means the defaults that were set for all brokers, and those alone.
+            let keys = BROKER_KEYS.iter().filter(|key| !name.is_empty() || set.contains_key(key.name));
+            let keys = keys.map(|key| match set.get(key.name) {
                 Some(value) => EffectiveConfig { key, value: value.clone(), source: source::STATIC_BROKER },
                 None => EffectiveConfig { key, value: key.default.to_owned(), source: source::DEFAULT },
             });

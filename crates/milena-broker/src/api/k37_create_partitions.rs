@@ -51,7 +51,8 @@ pub(crate) async fn handle(
         };
         let (error_code, error_message) = match made {
             Ok(()) => (ErrorCode::NONE, None),
-            Err(refusal) => (refusal.code, Some(refusal.message.into())),
+            // Kafka says nothing beside an unknown topic.
+            Err(refusal) => (refusal.code, (!refusal.message.is_empty()).then(|| refusal.message.into())),
         };
         response.results.push(CreatePartitionsTopicResult { name: topic.name, error_code, error_message });
     }

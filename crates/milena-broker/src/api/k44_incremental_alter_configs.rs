@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        Refusal,
+        Refusal, check_topic_name,
         config::{self, BROKER_KEYS, ConfigKey, ConfigType, TOPIC_KEYS, split_list},
     },
     fault::Touched,
@@ -62,6 +62,7 @@ fn alter(cx: &RequestContext<'_>, resource: &AlterConfigsResource, validate_only
             if let Some(code) = cx.effects.partition_error(name, -1, false) {
                 return Err(Refusal::new(code, code.to_string()));
             }
+            check_topic_name(name).map_err(|message| Refusal::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message))?;
             let topic = cx.core.cluster.topic(name);
             let topic = topic.ok_or_else(|| {
                 let message = format!("The topic '{name}' does not exist.");
@@ -100,20 +101,24 @@ fn changed(
     let refusal = |message: String| Refusal::new(ErrorCode::INVALID_CONFIG, message);
     for change in changes {
         let Some(key) = config::find(keys, &change.name) else {
-            return Err(refusal(format!("Unknown config name: {}", change.name)));
+            return Err(refusal(format!("Unknown topic config name: {}", change.name)));
         };
         if change.config_operation == DELETE {
             set.remove(key.name);
             continue;
         }
         let Some(value) = change.value.as_deref() else {
-            return Err(Refusal::new(ErrorCode::INVALID_REQUEST, format!("Null value not supported for {}", key.name)));
+            return Err(Refusal::new(
+                ErrorCode::INVALID_REQUEST,
+                format!("Null value not supported for : {}", key.name),
+            ));
         };
         let current = set.get(key.name).map_or(key.default, String::as_str);
         let value = match change.config_operation {
             SET => value.to_owned(),
             APPEND | SUBTRACT if key.kind != ConfigType::List => {
-                return Err(refusal(format!("Can't append to or subtract from {}: it is not a list", key.name)));
+                let verb = if change.config_operation == APPEND { "APPEND to" } else { "SUBTRACT from" };
+                return Err(refusal(format!("Can't {verb} key {} because its type is not LIST.", key.name)));
             }
             APPEND => {
                 let mut items = split_list(current);

@@ -16,5 +16,5 @@ pub(crate) async fn handle(
     _request: ListPartitionReassignmentsRequest,
 ) -> Result<ListPartitionReassignmentsResponse, NoReply> {
     let error_code = cx.effects.error().unwrap_or_default();
-    Ok(ListPartitionReassignmentsResponse { error_code, ..Default::default() })
+    Ok(ListPartitionReassignmentsResponse { error_code, error_message: None, ..Default::default() })
 }

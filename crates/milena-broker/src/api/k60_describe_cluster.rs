@@ -23,13 +23,14 @@ pub(crate) async fn handle(
 ) -> Result<DescribeClusterResponse, NoReply> {
     let cluster = &cx.core.cluster;
     let error = match (cx.effects.error(), request.endpoint_type) {
-        (Some(code), _) => Some((code, "A fault rule says so.")),
+        (Some(code), _) => Some((code, "A fault rule says so.".to_owned())),
         (None, BROKERS) => None,
         (None, CONTROLLERS) => Some((
             ErrorCode::MISMATCHED_ENDPOINT_TYPE,
-            "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER",
+            "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER"
+                .to_owned(),
         )),
-        (None, _) => Some((ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "Unsupported endpoint type")),
+        (None, kind) => Some((ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, format!("Unsupported endpoint type {kind}"))),
     };
     if let Some((error_code, message)) = error {
         return Ok(DescribeClusterResponse { error_code, error_message: Some(message.into()), ..Default::default() });

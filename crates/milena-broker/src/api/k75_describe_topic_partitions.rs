@@ -74,7 +74,13 @@ pub(crate) async fn handle(
 fn unknown(name: TopicName) -> DescribeTopicPartitionsResponseTopic {
     let legal = check_topic_name(&name).is_ok();
     let error_code = if legal { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION } else { ErrorCode::INVALID_TOPIC_EXCEPTION };
-    DescribeTopicPartitionsResponseTopic { error_code, name: Some(name), ..Default::default() }
+    let topic_authorized_operations = operations::of_topic(true);
+    DescribeTopicPartitionsResponseTopic {
+        error_code,
+        name: Some(name),
+        topic_authorized_operations,
+        ..Default::default()
+    }
 }
 
 fn describe(

@@ -244,8 +244,9 @@ async fn prepare<'a, R: Subject>(
     body: Body,
 ) -> Result<(RequestContext<'a>, R), NoReply> {
     let api = R::API_KEY;
-    let Body { version, client_id, bytes, .. } = body;
-    let request = R::decode_exact(version, bytes).map_err(|source| Disconnect::Body { api, version, source })?;
+    let Body { version, client_id, mut bytes, .. } = body;
+    // Like Kafka: what follows a whole body is ignored.
+    let request = R::decode(version, &mut bytes).map_err(|source| Disconnect::Body { api, version, source })?;
     core.requests.note(link.node, api, version);
     let mut cx = RequestContext { core, node: link.node, link, version, client_id, effects: Effects::default() };
     if !core.faults.is_empty() {

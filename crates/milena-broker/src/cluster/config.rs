@@ -43,44 +43,51 @@ const LONG_MAX: &str = "9223372036854775807";
 /// Topic configs of Kafka 4.4, by name.
 pub(crate) const TOPIC_KEYS: &[ConfigKey] = &[
     inherits("cleanup.policy", List, "delete", "log.cleanup.policy"),
-    key("compression.gzip.level", Int, "-1"),
-    key("compression.lz4.level", Int, "9"),
+    inherits("compression.gzip.level", Int, "-1", "compression.gzip.level"),
+    inherits("compression.lz4.level", Int, "9", "compression.lz4.level"),
     inherits("compression.type", Text, "producer", "compression.type"),
-    key("compression.zstd.level", Int, "3"),
-    key("delete.retention.ms", Long, "86400000"),
-    key("file.delete.delay.ms", Long, "60000"),
-    key("flush.messages", Long, LONG_MAX),
+    inherits("compression.zstd.level", Int, "3", "compression.zstd.level"),
+    inherits("delete.retention.ms", Long, "86400000", "log.cleaner.delete.retention.ms"),
+    key("errors.deadletterqueue.group.enable", Boolean, "false"),
+    inherits("file.delete.delay.ms", Long, "60000", "log.segment.delete.delay.ms"),
+    inherits("flush.messages", Long, LONG_MAX, "log.flush.interval.messages"),
     key("flush.ms", Long, LONG_MAX),
     key("follower.replication.throttled.replicas", List, ""),
-    key("index.interval.bytes", Int, "4096"),
+    inherits("index.interval.bytes", Int, "4096", "log.index.interval.bytes"),
     key("leader.replication.throttled.replicas", List, ""),
-    key("local.retention.bytes", Long, "-2"),
-    key("local.retention.ms", Long, "-2"),
-    key("max.compaction.lag.ms", Long, LONG_MAX),
+    inherits("local.retention.bytes", Long, "-2", "log.local.retention.bytes"),
+    inherits("local.retention.ms", Long, "-2", "log.local.retention.ms"),
+    inherits("max.compaction.lag.ms", Long, LONG_MAX, "log.cleaner.max.compaction.lag.ms"),
+    inherits("max.decompressed.message.bytes", Int, "2147483639", "max.decompressed.message.bytes"),
     inherits("max.message.bytes", Int, "1048588", "message.max.bytes"),
     inherits("message.timestamp.after.max.ms", Long, "3600000", "log.message.timestamp.after.max.ms"),
     inherits("message.timestamp.before.max.ms", Long, LONG_MAX, "log.message.timestamp.before.max.ms"),
     inherits("message.timestamp.type", Text, "CreateTime", "log.message.timestamp.type"),
-    key("min.cleanable.dirty.ratio", Double, "0.5"),
-    key("min.compaction.lag.ms", Long, "0"),
+    inherits("min.cleanable.dirty.ratio", Double, "0.5", "log.cleaner.min.cleanable.ratio"),
+    inherits("min.compaction.lag.ms", Long, "0", "log.cleaner.min.compaction.lag.ms"),
     inherits("min.insync.replicas", Int, "1", "min.insync.replicas"),
-    key("preallocate", Boolean, "false"),
+    inherits("preallocate", Boolean, "false", "log.preallocate"),
+    inherits("remote.copy.lag.bytes", Long, "-1", "log.remote.copy.lag.bytes"),
+    inherits("remote.copy.lag.ms", Long, "0", "log.remote.copy.lag.ms"),
     key("remote.log.copy.disable", Boolean, "false"),
     key("remote.log.delete.on.disable", Boolean, "false"),
     key("remote.storage.enable", Boolean, "false"),
     inherits("retention.bytes", Long, "-1", "log.retention.bytes"),
     inherits("retention.ms", Long, "604800000", "log.retention.ms"),
     inherits("segment.bytes", Int, "1073741824", "log.segment.bytes"),
-    key("segment.index.bytes", Int, "10485760"),
+    inherits("segment.index.bytes", Int, "10485760", "log.index.size.max.bytes"),
     key("segment.jitter.ms", Long, "0"),
     key("segment.ms", Long, "604800000"),
-    key("unclean.leader.election.enable", Boolean, "false"),
+    inherits("unclean.leader.election.enable", Boolean, "false", "unclean.leader.election.enable"),
 ];
 
 /// Broker configs that can be set at build or altered, by name.
 pub(crate) const BROKER_KEYS: &[ConfigKey] = &[
     key("auto.create.topics.enable", Boolean, "true"),
+    key("compression.gzip.level", Int, "-1"),
+    key("compression.lz4.level", Int, "9"),
     key("compression.type", Text, "producer"),
+    key("compression.zstd.level", Int, "3"),
     key("connections.max.idle.ms", Long, "600000"),
     key("default.replication.factor", Int, "1"),
     key("delete.topic.enable", Boolean, "true"),
@@ -89,13 +96,27 @@ pub(crate) const BROKER_KEYS: &[ConfigKey] = &[
     key("group.max.session.timeout.ms", Int, "1800000"),
     key("group.max.size", Int, "2147483647"),
     key("group.min.session.timeout.ms", Int, "6000"),
+    key("log.cleaner.delete.retention.ms", Long, "86400000"),
+    key("log.cleaner.max.compaction.lag.ms", Long, LONG_MAX),
+    key("log.cleaner.min.cleanable.ratio", Double, "0.5"),
+    key("log.cleaner.min.compaction.lag.ms", Long, "0"),
     key("log.cleanup.policy", List, "delete"),
+    key("log.flush.interval.messages", Long, LONG_MAX),
+    key("log.index.interval.bytes", Int, "4096"),
+    key("log.index.size.max.bytes", Int, "10485760"),
+    key("log.local.retention.bytes", Long, "-2"),
+    key("log.local.retention.ms", Long, "-2"),
     key("log.message.timestamp.after.max.ms", Long, "3600000"),
     key("log.message.timestamp.before.max.ms", Long, LONG_MAX),
     key("log.message.timestamp.type", Text, "CreateTime"),
+    key("log.preallocate", Boolean, "false"),
+    key("log.remote.copy.lag.bytes", Long, "-1"),
+    key("log.remote.copy.lag.ms", Long, "0"),
     key("log.retention.bytes", Long, "-1"),
     key("log.retention.ms", Long, "604800000"),
     key("log.segment.bytes", Int, "1073741824"),
+    key("log.segment.delete.delay.ms", Long, "60000"),
+    key("max.decompressed.message.bytes", Int, "2147483639"),
     key("max.incremental.fetch.session.cache.slots", Int, "1000"),
     key("message.max.bytes", Int, "1048588"),
     key("min.insync.replicas", Int, "1"),
@@ -104,6 +125,7 @@ pub(crate) const BROKER_KEYS: &[ConfigKey] = &[
     key("offsets.topic.num.partitions", Int, "50"),
     key("socket.request.max.bytes", Int, "104857600"),
     key("transaction.max.timeout.ms", Int, "900000"),
+    key("unclean.leader.election.enable", Boolean, "false"),
 ];
 
 /// The entry for `name` in one of the tables.
@@ -113,15 +135,16 @@ pub(crate) fn find(keys: &'static [ConfigKey], name: &str) -> Option<&'static Co
 
 /// Checks a value as Kafka's `ConfigDef` does; the message is Kafka's in substance.
 pub(crate) fn validate(key: &ConfigKey, value: &str) -> Result<(), String> {
-    let fits = match key.kind {
-        Boolean => value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false"),
-        Int => value.trim().parse::<i32>().is_ok(),
-        Long => value.trim().parse::<i64>().is_ok(),
-        Double => value.trim().parse::<f64>().is_ok(),
-        Text | List => true,
-    };
-    if !fits {
-        return Err(format!("Invalid value {value} for configuration {}: not a {:?}", key.name, key.kind));
+    let refuse = |why: &str| Err(format!("Invalid value {value} for configuration {}: {why}", key.name));
+    let number = value.trim().parse::<i64>();
+    match key.kind {
+        Boolean if !value.eq_ignore_ascii_case("true") && !value.eq_ignore_ascii_case("false") => {
+            return refuse("Expected value to be either true or false");
+        }
+        Int if value.trim().parse::<i32>().is_err() => return refuse("Not a number of type INT"),
+        Long if number.is_err() => return refuse("Not a number of type LONG"),
+        Double if value.trim().parse::<f64>().is_err() => return refuse("Not a number of type DOUBLE"),
+        _ => {}
     }
     let allowed: &[&str] = match key.name {
         "message.timestamp.type" | "log.message.timestamp.type" => &["CreateTime", "LogAppendTime"],
@@ -131,7 +154,7 @@ pub(crate) fn validate(key: &ConfigKey, value: &str) -> Result<(), String> {
     };
     let at_least: i64 = match key.name {
         "min.insync.replicas" | "num.partitions" | "default.replication.factor" => 1,
-        "retention.bytes" | "retention.ms" | "log.retention.bytes" | "log.retention.ms" => -1,
+        "retention.ms" | "log.retention.ms" => -1,
         "max.message.bytes"
         | "message.max.bytes"
         | "message.timestamp.before.max.ms"
@@ -140,9 +163,13 @@ pub(crate) fn validate(key: &ConfigKey, value: &str) -> Result<(), String> {
         _ => i64::MIN,
     };
     let items: Vec<&str> = if key.kind == List { split_list(value) } else { vec![value] };
-    let known = allowed.is_empty() || items.iter().all(|item| allowed.contains(item));
-    let in_range = value.trim().parse::<i64>().map_or(true, |number| number >= at_least);
-    if known && in_range { Ok(()) } else { Err(format!("Invalid value {value} for configuration {}", key.name)) }
+    if !allowed.is_empty() && !items.iter().all(|item| allowed.contains(item)) {
+        return refuse(&format!("String must be one of: {}", allowed.join(", ")));
+    }
+    if number.is_ok_and(|number| number < at_least) {
+        return refuse(&format!("Value must be at least {at_least}"));
+    }
+    Ok(())
 }
 
 /// The items of a list value.

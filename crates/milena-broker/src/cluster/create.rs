@@ -99,7 +99,7 @@ impl Cluster {
             return Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, message));
         }
         if partitions > MAX_PARTITIONS {
-            let message = format!("Excessively large number of partitions per request: {partitions}");
+            let message = "Excessively large number of partitions per request.";
             return Err(Refusal::new(ErrorCode::POLICY_VIOLATION, message));
         }
         let factor = match new.replication_factor {
@@ -155,7 +155,8 @@ impl Cluster {
         if wanted > running.len() {
             let message = format!(
                 "Unable to replicate the partition {factor} time(s): The target replication factor of {factor} cannot \
-                 be reached because only {} broker(s) are registered.",
+                 be reached because only {} broker(s) are registered or some brokers have all their log directories \
+                 cordoned.",
                 running.len()
             );
             return Err(Refusal::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
@@ -172,9 +173,7 @@ impl Cluster {
         assignments: Option<&[Vec<NodeId>]>,
         validate_only: bool,
     ) -> Result<(), Refusal> {
-        let topic = self.topic(name).ok_or_else(|| {
-            Refusal::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.")
-        })?;
+        let topic = self.topic(name).ok_or_else(|| Refusal::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ""))?;
         let existing = topic.partitions();
         let current = i32::try_from(existing.len()).unwrap_or(i32::MAX);
         let refuse = |message: String| Err(Refusal::new(ErrorCode::INVALID_PARTITIONS, message));

@@ -17,6 +17,9 @@ pub(super) const HEADER_LEN: usize = milena_protocol::record::BATCH_HEADER_LEN;
 /// The most that one batch may inflate to while it is checked; a bomb is refused, not swallowed.
 const INFLATE_LIMIT: usize = 256 * 1024 * 1024;
 
+/// The smallest legal batch length: a header without records.
+const MIN_LENGTH: i32 = 49;
+
 /// What a topic and the request's version ask of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchRules {
@@ -41,6 +44,7 @@ pub(crate) struct CheckedBatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RejectedBatch {
     pub(crate) code: ErrorCode,
+    /// For the log; Kafka sends a message only beside per-record errors.
     pub(crate) message: String,
     /// Position in the batch and message of each record that is at fault (KIP-467).
     pub(crate) records: Vec<(i32, String)>,
@@ -71,6 +75,9 @@ pub(crate) fn check_produced(records: Option<Bytes>, rules: &BatchRules) -> Resu
     if batch.compression() == milena_protocol::compress::Compression::Zstd && !rules.zstd_allowed {
         let message = "Produce requests with version below 7 are not allowed to use ZStandard compression";
         return Err(RejectedBatch::new(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message));
+    }
+    if batch.base_offset() != 0 {
+        return Err(RejectedBatch::new(ErrorCode::INVALID_RECORD, "Record offsets of a producer must begin at 0."));
     }
     if rules.needs_keys {
         check_keys(&batch)?;
@@ -111,9 +118,15 @@ fn check_keys(batch: &RecordBatch) -> Result<(), RejectedBatch> {
 
 fn reject(error: &RecordError) -> RejectedBatch {
     let code = match error {
-        RecordError::BadCrc { .. }
-        | RecordError::Compression { .. }
-        | RecordError::CorruptBatch { reason: CorruptBatch::Length(_), .. } => ErrorCode::CORRUPT_MESSAGE,
+        RecordError::BadCrc { .. } => ErrorCode::CORRUPT_MESSAGE,
+        RecordError::UnsupportedMagic { magic } if *magic > 2 => ErrorCode::CORRUPT_MESSAGE,
+        // What no batch can be as long as is damage; a batch that is cut off is no batch.
+        RecordError::CorruptBatch { reason: CorruptBatch::Length(length), .. } if *length < MIN_LENGTH => {
+            ErrorCode::CORRUPT_MESSAGE
+        }
+        RecordError::Compression { .. } | RecordError::CorruptBatch { reason: CorruptBatch::Codec(_), .. } => {
+            ErrorCode::UNKNOWN_SERVER_ERROR
+        }
         _ => ErrorCode::INVALID_RECORD,
     };
     RejectedBatch::new(code, error.to_string())

@@ -39,7 +39,7 @@ pub(crate) struct Log {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Appended {
     pub(crate) base_offset: i64,
-    /// -1 unless the topic stamps records with the broker's time.
+    /// -1 unless the topic stamps records with the broker's time, or it is a duplicate.
     pub(crate) log_append_time: i64,
     /// The batch was already there; nothing was written.
     pub(crate) duplicate: bool,
@@ -152,8 +152,8 @@ impl Log {
         if let Some(producer) = &producer
             && let Verdict::Duplicate { base_offset, timestamp } = self.producers.judge(producer)?
         {
-            let log_append_time = append_time_ms.map_or(-1, |_| timestamp);
-            return Ok(Appended { base_offset, log_append_time, duplicate: true });
+            // Kafka answers a duplicate with its timestamp, whoever set that.
+            return Ok(Appended { base_offset, log_append_time: timestamp, duplicate: true });
         }
         let transactional = batch.transactional;
         let base_offset = self.end_offset;

@@ -152,7 +152,10 @@ fn bad_batches_are_told_apart() {
     };
     assert_eq!(code(&|_| {}, &RULES), Ok(()));
     assert_eq!(code(&|bytes| bytes[70] ^= 1, &RULES), Err(ErrorCode::CORRUPT_MESSAGE));
-    assert_eq!(code(&|bytes| bytes.truncate(80), &RULES), Err(ErrorCode::CORRUPT_MESSAGE));
+    assert_eq!(code(&|bytes| bytes.truncate(80), &RULES), Err(ErrorCode::INVALID_RECORD));
+    assert_eq!(code(&|bytes| bytes[11] = 48, &RULES), Err(ErrorCode::CORRUPT_MESSAGE));
+    assert_eq!(code(&|bytes| bytes[7] = 7, &RULES), Err(ErrorCode::INVALID_RECORD));
+    assert_eq!(code(&|bytes| bytes[16] = 3, &RULES), Err(ErrorCode::CORRUPT_MESSAGE));
     assert_eq!(code(&|bytes| bytes[16] = 1, &RULES), Err(ErrorCode::INVALID_RECORD));
     let twice = |bytes: &mut BytesMut| bytes.extend_from_slice(&good);
     assert_eq!(code(&twice, &RULES), Err(ErrorCode::INVALID_RECORD));

@@ -26,7 +26,6 @@ async fn nonsense_ends_its_connection_and_no_other() {
     let mut bystander = Client::to(&broker, 0);
     let whole = encode_request(1, Some("it"), 12, &metadata_request(&["t"])).expect("encodes");
     let truncated = frame(&whole[4..whole.len() - 1]);
-    let trailing = frame(&[&whole[4..], &[0]].concat());
     let unknown_api = frame(&[0x03, 0xe7, 0, 0, 0, 0, 0, 1, 0xff, 0xff]);
     let not_served = frame(&[0, ApiKey::SaslHandshake as u8, 0, 1, 0, 0, 0, 1, 0xff, 0xff]);
     let version_99 = frame(&[0, 3, 0, 99, 0, 0, 0, 1, 0xff, 0xff, 0]);
@@ -38,7 +37,6 @@ async fn nonsense_ends_its_connection_and_no_other() {
         ("an empty frame", vec![0, 0, 0, 0]),
         ("half a header", frame(&[0, 3, 0])),
         ("a truncated body", truncated),
-        ("bytes behind the body", trailing),
         ("an unknown api", unknown_api),
         ("an api that is not served", not_served),
         ("a version that is not served", version_99),
@@ -49,6 +47,15 @@ async fn nonsense_ends_its_connection_and_no_other() {
         assert_eq!(client.frame().await, Err(Vec::new()), "{name}: closed without an answer");
         assert_eq!(bystander.call(12, &metadata_request(&["t"])).await.topics.len(), 1, "{name}: others go on");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_a_whole_body_is_ignored() {
+    let broker = Broker::builder().topic("t", 1).build();
+    let mut client = Client::to(&broker, 0);
+    let whole = encode_request(1, Some("it"), 12, &metadata_request(&["t"])).expect("encodes");
+    client.stream.write_all(&frame(&[&whole[4..], &[0, 0]].concat())).await.expect("the broker reads");
+    assert!(client.receive::<MetadataRequest>(12).await.is_some(), "Kafka answers too");
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,13 +99,24 @@ async fn api_versions_name_what_is_served_and_check_who_asks() {
         let key = response.api_keys.iter().find(|key| key.api_key == i16::from(api));
         key.map(|key| (key.min_version, key.max_version))
     };
-    assert_eq!(range(ApiKey::Produce), Some((3, 13)));
+    assert_eq!(range(ApiKey::Produce), Some((0, 13)), "as Kafka claims, for the sake of librdkafka");
     assert_eq!(range(ApiKey::Fetch), Some((4, 11)), "pinned");
     assert_eq!(range(ApiKey::DescribeCluster), None, "hidden");
     let nameless = ApiVersionsRequest { client_software_name: "-".into(), ..software() };
     assert_eq!(client.call(3, &nameless).await.error_code, ErrorCode::INVALID_REQUEST);
-    let misrouted = ApiVersionsRequest { cluster_id: Some("other".into()), ..software() };
-    assert_eq!(client.call(5, &misrouted).await.error_code, ErrorCode::REBOOTSTRAP_REQUIRED);
+    let expecting = |cluster: &str, node_id| {
+        let cluster_id = (!cluster.is_empty()).then(|| cluster.into());
+        ApiVersionsRequest { cluster_id, node_id, ..software() }
+    };
+    for (cluster, node, code) in [
+        (broker.cluster_id(), 0, ErrorCode::NONE),
+        (broker.cluster_id(), 1, ErrorCode::REBOOTSTRAP_REQUIRED),
+        ("other", 0, ErrorCode::REBOOTSTRAP_REQUIRED),
+        ("other", -1, ErrorCode::INVALID_REQUEST),
+        ("", 0, ErrorCode::INVALID_REQUEST),
+    ] {
+        assert_eq!(client.call(5, &expecting(cluster, node)).await.error_code, code, "{cluster} {node}");
+    }
     let old = client.call(0, &ApiVersionsRequest::default()).await;
     assert_eq!((old.error_code, old.api_keys.len()), (ErrorCode::NONE, response.api_keys.len()));
 }

@@ -43,11 +43,14 @@ async fn duplicates_are_answered_with_their_first_offset_and_gaps_refused() {
     let mut outcomes = Vec::new();
     for sequence in [0, 2, 2, 6, 4, 0] {
         let produced = client.produce("t", 0, numbered(sequence)).await;
-        outcomes.push((produced.error_code, produced.base_offset));
+        outcomes.push((produced.error_code, produced.base_offset, produced.log_append_time_ms));
     }
-    let gap = (ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, -1);
+    let gap = (ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, -1, -1);
+    let new = |offset| (ErrorCode::NONE, offset, -1);
+    // Kafka tells a duplicate's largest timestamp.
+    let twin = |offset| (ErrorCode::NONE, offset, 1001);
+    assert_eq!(outcomes, [new(0), new(2), twin(2), gap, new(4), twin(0)]);
     let ok = |offset| (ErrorCode::NONE, offset);
-    assert_eq!(outcomes, [ok(0), ok(2), ok(2), gap, ok(4), ok(0)]);
     assert_eq!(broker.log_offsets("t", 0), Ok((0, 6)), "duplicates wrote nothing");
     let stamp = Stamp { producer_id: 5, epoch: 1, sequence: 0, transactional: false };
     let next_epoch = client.produce("t", 0, batch(&["c"], Compression::None, Some(stamp))).await;
