@@ -63,6 +63,13 @@ fn lengths_below_null_and_beyond_the_frame_are_refused() {
 }
 
 #[test]
+fn a_count_is_held_against_the_bytes_left_to_the_byte() {
+    let array = |bytes| read(true, bytes, |r| r.array::<_, 2>("a", |r| r.i16("a")));
+    assert_eq!(array(&[3, 0, 1, 0, 2]), Ok(vec![1, 2]));
+    assert_eq!(array(&[3, 0, 1, 0]), Err(DecodeError::LengthExceedsFrame { field: "a", length: 2, left: 3 }));
+}
+
+#[test]
 fn null_is_refused_where_it_is_not_allowed() {
     assert_eq!(read(false, &[0xff, 0xff], |r| r.string("s")), Err(DecodeError::NullNotAllowed { field: "s" }));
     assert_eq!(read(true, &[0], |r| r.string("s")), Err(DecodeError::NullNotAllowed { field: "s" }));

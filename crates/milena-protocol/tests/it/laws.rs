@@ -1,7 +1,7 @@
 //! What must hold for every message in every version, whatever the value or the bytes.
 
 use bytes::{Bytes, BytesMut};
-use milena_protocol::{DecodeError, Message};
+use milena_protocol::{Decode as _, DecodeError, Message, messages::DescribeGroupsRequest};
 use proptest::{
     collection::vec,
     prelude::any,
@@ -99,6 +99,19 @@ fn obeys<M: Message + Random>() {
         assert!(M::default().encode(version, &mut BytesMut::new()).is_err());
         assert!(M::decode_exact(version, Bytes::new()).is_err());
     }
+}
+
+#[test]
+fn a_count_alone_buys_no_memory() {
+    // Ninety thousand group ids are claimed, and bytes enough are there; but the first of them says null.
+    let mut frame = vec![0; 100_000];
+    frame[..3].copy_from_slice(&[0x91, 0xbf, 0x05]);
+    let frame = Bytes::from(frame);
+    let version = DescribeGroupsRequest::VERSIONS.max;
+    let mut result = None;
+    let meter = allocation_counter::measure(|| result = Some(DescribeGroupsRequest::decode_exact(version, frame)));
+    assert_eq!(result, Some(Err(DecodeError::NullNotAllowed { field: "DescribeGroupsRequest.groups" })));
+    assert!(meter.bytes_max < 8 << 10, "{} bytes", meter.bytes_max);
 }
 
 macro_rules! obey {
