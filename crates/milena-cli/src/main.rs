@@ -1,3 +1,8 @@
-//! The milena command line.
+//! The `milena` binary: everything lives in the library, so that tests and fuzzers reach it.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    milena_cli::main()
+}

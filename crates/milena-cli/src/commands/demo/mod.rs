@@ -1,0 +1,204 @@
+//! `milena demo`: 20,000 departures through the event bus, some of them troublesome on purpose.
+
+mod flight;
+mod ledger;
+mod summary;
+mod view;
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use milena::{Bus, Delivery, FailurePolicy, StartAt, Subscription, SubscriptionStatus, Then};
+
+use self::flight::{Departed, Flight, Trouble};
+use self::ledger::Ledger;
+use self::summary::Summary;
+use self::view::View;
+use crate::args::DemoArgs;
+use crate::failure::{Failure, Trying as _};
+
+const GROUP: &str = "milena-demo";
+/// Events of one call to `publish_batch`.
+const BATCH: usize = 256;
+/// Longest time that nothing may happen before the demo gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CLOSE: Duration = Duration::from_secs(20);
+
+/// Why a handler refused an event, on purpose.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("the tower did not answer")]
+    Tower,
+    #[error("no such runway")]
+    Runway,
+}
+
+/// What the handlers and the demo share.
+struct Run {
+    id: String,
+    started: Instant,
+    ledger: Mutex<Ledger>,
+    view: View,
+}
+
+impl Run {
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn handle(&self, delivery: Delivery<Departed>) -> Result<(), Refused> {
+        let departed = delivery.event();
+        if departed.run != self.id {
+            return Ok(());
+        }
+        let fails = match departed.trouble {
+            Trouble::Poison => Some(Refused::Runway),
+            Trouble::FirstAttemptFails if delivery.attempt() == 1 => Some(Refused::Tower),
+            Trouble::FirstAttemptFails | Trouble::None => None,
+        };
+        if let Some(refused) = fails {
+            return Err(refused);
+        }
+        let latency = Duration::from_micros(self.elapsed_us().saturating_sub(departed.published_us));
+        self.ledger().handled(&departed.origin, departed.place, departed.delay_minutes, latency);
+        self.view.handled.inc(1);
+        Ok(())
+    }
+}
+
+pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
+    let flights = flight::read(args.flights.as_deref())?;
+    let (bus, place) = match &args.bootstrap {
+        Some(bootstrap) => {
+            let bus = Bus::kafka(bootstrap).await.trying(format_args!("cannot open a bus on {bootstrap}"))?;
+            (bus, format!("Kafka at {bootstrap}"))
+        }
+        None => (Bus::embedded().await.trying("cannot open an embedded bus")?, "an embedded broker".to_owned()),
+    };
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let run = Arc::new(Run {
+        id: format!("{}-{}", std::process::id(), since_1970.as_millis()),
+        started: Instant::now(),
+        ledger: Mutex::new(Ledger::new()),
+        view: View::new(flights.len() as u64),
+    });
+    let outcome = replay(&bus, &run, &flights).await;
+    run.view.end();
+    let report = bus.close(CLOSE).await;
+    let summary = outcome?;
+    let mut out = std::io::stdout();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&summary).expect("numbers and names always serialize"))?;
+    } else {
+        out.write_all(summary.to_text(&place).as_bytes())?;
+    }
+    if !report.is_complete() {
+        return Err(Failure::Failed(format!("the bus did not close completely: {report:?}")));
+    }
+    if !summary.is_complete() {
+        return Err(Failure::Failed("not every event is accounted for in order".to_owned()));
+    }
+    Ok(())
+}
+
+async fn replay(bus: &Bus, run: &Arc<Run>, flights: &[Flight]) -> Result<Summary, Failure> {
+    let policy = FailurePolicy::attempts(3)
+        .backoff(Duration::from_millis(20), Duration::from_millis(200))
+        .then(Then::DeadLetter);
+    let handlers = Arc::clone(run);
+    let subscription = bus
+        .subscribe(policy, move |delivery: Delivery<Departed>| {
+            let run = Arc::clone(&handlers);
+            async move { run.handle(delivery).await }
+        })
+        .group(GROUP)
+        .start_at(StartAt::Earliest)
+        .await
+        .trying("cannot subscribe")?;
+    subscription.ready().await.trying("the subscription did not become ready")?;
+    let started = Instant::now();
+    let published = publish(bus, run, flights).await?;
+    let status = settled(&subscription, run, published).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let ledger = run.ledger();
+    Ok(Summary {
+        published,
+        handled: ledger.handled,
+        retried: status.counts.retried,
+        dead_lettered: status.counts.dead_lettered,
+        order_violations: ledger.order_violations,
+        seconds,
+        events_per_second: published as f64 / seconds,
+        p50_us: ledger.percentile_us(50.0),
+        p99_us: ledger.percentile_us(99.0),
+        worst_airports: ledger.worst_airports(10),
+    })
+}
+
+/// Publishes all departures in the order of the file, and returns how many the broker has confirmed.
+async fn publish(bus: &Bus, run: &Run, flights: &[Flight]) -> Result<u64, Failure> {
+    let mut places: HashMap<&str, u64> = HashMap::new();
+    let mut published = 0;
+    for (number, chunk) in flights.chunks(BATCH).enumerate() {
+        let events: Vec<Departed> = chunk
+            .iter()
+            .enumerate()
+            .map(|(index, flight)| {
+                let place = places.entry(&flight.origin).or_insert(0);
+                let departed = Departed {
+                    origin: flight.origin.clone(),
+                    destination: flight.destination.clone(),
+                    departure: flight.departure.clone(),
+                    delay_minutes: flight.delay_minutes,
+                    distance_miles: flight.distance_miles,
+                    run: run.id.clone(),
+                    place: *place,
+                    published_us: run.elapsed_us(),
+                    trouble: flight::trouble(number * BATCH + index),
+                };
+                *place += 1;
+                departed
+            })
+            .collect();
+        for result in bus.publish_batch(&events).await {
+            result.trying("a departure was not published")?;
+            published += 1;
+        }
+        run.view.published.set_position(published);
+    }
+    Ok(published)
+}
+
+/// Waits until every published event was handled or dead-lettered.
+async fn settled(subscription: &Subscription, run: &Run, published: u64) -> Result<SubscriptionStatus, Failure> {
+    let mut last_progress = (0, Instant::now());
+    loop {
+        let handled = run.ledger().handled;
+        let waiting = subscription.wait_for(|status| {
+            let counts = status.counts;
+            run.view.troubles.set_message(format!(
+                "{} retried, {} dead-lettered, {} airports waiting",
+                counts.retried, counts.dead_lettered, status.parked
+            ));
+            run.ledger().handled + counts.dead_lettered >= published
+        });
+        match tokio::time::timeout(Duration::from_secs(1), waiting).await {
+            Ok(status) => return status.trying("the subscription ended early"),
+            Err(_) if handled > last_progress.0 => last_progress = (handled, Instant::now()),
+            Err(_) if last_progress.1.elapsed() > PATIENCE => {
+                return Err(Failure::Failed(format!(
+                    "stuck: {handled} of {published} handled and nothing more for {} s; {:?}",
+                    PATIENCE.as_secs(),
+                    subscription.status()
+                )));
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! How commands reach a cluster.
+
+use std::time::Duration;
+
+use milena_client::producer::{Compression, Producer};
+use milena_client::{Client, TopicPartition};
+
+use crate::args::Codec;
+use crate::failure::{Failure, Trying as _};
+
+/// How long a command that is done waits for its connections to close.
+const CLOSE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn client(bootstrap: &str) -> Result<Client, Failure> {
+    Client::builder()
+        .bootstrap(bootstrap)
+        .map_err(|error| Failure::Usage(error.to_string()))?
+        .client_id("milena-cli")
+        .build()
+        .await
+        .trying(format_args!("cannot reach {bootstrap}"))
+}
+
+pub(crate) fn producer(client: &Client, codec: Codec) -> Result<Producer, Failure> {
+    let compression = match codec {
+        Codec::None => Compression::None,
+        Codec::Gzip => Compression::Gzip(None),
+        Codec::Snappy => Compression::Snappy,
+        Codec::Lz4 => Compression::Lz4,
+        Codec::Zstd => Compression::Zstd(None),
+        Codec::Auto => Compression::Auto,
+    };
+    Producer::builder(client).compression(compression).build().map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Closes in good order; what could not be closed in time is not worth failing for.
+pub(crate) async fn close(client: &Client) {
+    let report = client.close(CLOSE).await;
+    tracing::debug!(?report, "client closed");
+}
+
+/// The partitions of a topic that must exist.
+pub(crate) async fn partitions(client: &Client, topic: &str) -> Result<Vec<TopicPartition>, Failure> {
+    let partitions = client.partitions(topic).await.trying(format_args!("cannot find topic {topic}"))?;
+    Ok(partitions.iter().map(|partition| TopicPartition::new(topic, partition.index)).collect())
+}
