@@ -13,6 +13,7 @@ use milena_core::group::classic::{
     GroupEvent, GroupRequestKind, MemberState, Membership, MembershipConfig, NoReply, Reply,
 };
 use milena_core::group::commit_lane::{CommitLane, CommitResult, OffsetToCommit};
+use milena_core::metadata::ClusterSnapshot;
 use milena_protocol::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
@@ -69,8 +70,9 @@ pub(super) struct Driver {
     pinned_all: bool,
     /// Generations of subscription, metadata and assignment that were acted upon.
     seen: (u64, u64, u64),
-    /// As leader: partitions per topic when we assigned them.
-    assigned_counts: BTreeMap<Arc<str>, usize>,
+    /// As leader: the generation, and partitions per topic when they were assigned in it. A leader that came back as a
+    /// static member did not assign, and takes what it finds.
+    assigned_counts: Option<(i32, BTreeMap<Arc<str>, usize>)>,
     revocation: Option<Revocation>,
     revocations: u64,
     closing: Option<(Instant, Vec<oneshot::Sender<bool>>)>,
@@ -107,7 +109,7 @@ impl Driver {
             pinned: BTreeSet::new(),
             pinned_all: false,
             seen: (0, 0, 0),
-            assigned_counts: BTreeMap::new(),
+            assigned_counts: None,
             revocation: None,
             revocations: 0,
             closing: None,
@@ -300,18 +302,27 @@ impl Driver {
             let topics = there.filter(|topic| filter(&topic.name)).map(|topic| Arc::clone(&topic.name)).collect();
             self.subscribe(now, topics);
         }
-        if let Some(membership) = &mut self.membership
-            && let Some(topics) = membership.group_topics()
-            && membership.state() == MemberState::Stable
-        {
-            let racks = racks(&snapshot, topics);
-            let counts: BTreeMap<_, _> =
-                racks.into_iter().map(|(topic, partitions)| (topic, partitions.len())).collect();
-            if counts != self.assigned_counts {
-                membership.request_rejoin(now, "the partitions of the group's topics changed");
-            }
-        }
+        self.watch_partitions(now, &snapshot);
         self.shared.fetchers.notify_waiters();
+    }
+
+    /// As leader: a topic that grew, appeared or went needs another assignment.
+    fn watch_partitions(&mut self, now: Instant, snapshot: &ClusterSnapshot) {
+        let Some(membership) = self.membership.as_mut().filter(|known| known.state() == MemberState::Stable) else {
+            return;
+        };
+        let (Some(topics), Some((_, generation))) = (membership.group_topics(), membership.generation()) else {
+            return;
+        };
+        let counts = partition_counts(&racks(snapshot, topics));
+        match &self.assigned_counts {
+            Some((assigned_in, assigned)) if *assigned_in == generation => {
+                if *assigned != counts {
+                    membership.request_rejoin(now, "the partitions of the group's topics changed");
+                }
+            }
+            _ => self.assigned_counts = Some((generation, counts)),
+        }
     }
 
     fn follow_application(&mut self, now: Instant) {
@@ -583,8 +594,8 @@ impl Driver {
                 let Some(membership) = &mut self.membership else { return };
                 // Another rebalance, with other members, may have begun since.
                 if membership.group_topics() == Some(&topics) {
-                    let counts = racks.iter().map(|(topic, partitions)| (Arc::clone(topic), partitions.len()));
-                    self.assigned_counts = counts.collect();
+                    self.assigned_counts =
+                        membership.generation().map(|(_, generation)| (generation, partition_counts(&racks)));
                     membership.assign(&racks);
                 }
             }
@@ -769,8 +780,12 @@ impl Driver {
     }
 }
 
+fn partition_counts(racks: &TopicRacks) -> BTreeMap<Arc<str>, usize> {
+    racks.iter().map(|(topic, partitions)| (Arc::clone(topic), partitions.len())).collect()
+}
+
 /// Racks of the replicas of each topic that is there.
-fn racks(snapshot: &milena_core::metadata::ClusterSnapshot, topics: &BTreeSet<Arc<str>>) -> TopicRacks {
+fn racks(snapshot: &ClusterSnapshot, topics: &BTreeSet<Arc<str>>) -> TopicRacks {
     let mut known = TopicRacks::new();
     for name in topics {
         let Some(topic) = snapshot.topic(name).filter(|topic| topic.error.is_ok()) else { continue };

@@ -1,8 +1,9 @@
 //! Fetches from one broker, as long as it leads a partition of ours: one request after the other, on a connection of its
 //! own and in a session (KIP-227), never waiting for another broker or, within the budget, for the application.
 //!
-//! A partition that becomes fetchable while the request is parked at the broker is fetched *aside*: without a session, on
-//! another connection, for no longer than the parked request may take, so that the next one takes it in.
+//! A partition that becomes fetchable while the request is parked at the broker is fetched *aside*, without a session and
+//! on other connections: first by a request that waits for nothing, and when there was nothing, by one that is parked,
+//! too, for no longer than the session's, so that the next of those takes the partition in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +40,17 @@ struct Asked {
     versions: BTreeMap<TopicPartition, u64>,
 }
 
+/// Which fetch is to be planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Of the session: everything.
+    Session,
+    /// Aside, at once: what no fetch has asked for yet.
+    Quick,
+    /// Aside, parked: what had nothing when it was asked for at once.
+    Parked,
+}
+
 enum Plan {
     Fetch(Asked, Charge),
     /// Nothing to do before then, or before something changes.
@@ -55,7 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
         let changed = shared.fetchers.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        match shared.plan(node, true) {
+        match shared.plan(node, Kind::Session) {
             Plan::Leave => break,
             Plan::Wait(until) => wait(changed, until).await,
             Plan::Fetch(asked, mut charge) => {
@@ -147,52 +159,68 @@ fn is_of_session(error: ErrorCode) -> bool {
     )
 }
 
-/// Starts a fetch aside when something is fetchable that is in no request, one at a time.
+/// Starts fetches aside of what is fetchable and in no request, one of each kind at a time.
 fn begin_aside(shared: &Arc<Shared>, node: i32, parked_until: Instant) {
     let left = parked_until.saturating_duration_since(shared.client.clock.now());
-    if left <= SOON || !shared.state().asides.insert(node) {
+    begin_one_aside(shared, node, Kind::Quick, Duration::ZERO);
+    if left > SOON {
+        begin_one_aside(shared, node, Kind::Parked, left - MARGIN);
+    }
+}
+
+fn begin_one_aside(shared: &Arc<Shared>, node: i32, kind: Kind, wait: Duration) {
+    if !shared.state().asides.insert((node, kind)) {
         return;
     }
-    let Plan::Fetch(asked, charge) = shared.plan(node, false) else {
-        shared.state().asides.remove(&node);
+    let Plan::Fetch(asked, charge) = shared.plan(node, kind) else {
+        shared.state().asides.remove(&(node, kind));
         return;
     };
     let task = {
         let shared = Arc::clone(shared);
-        async move { aside(shared, node, asked, charge, left - MARGIN).await }
+        async move { aside(shared, node, kind, asked, charge, wait).await }
     };
     if shared.client.tasks.spawn("fetch aside", task).is_err() {
-        shared.state().asides.remove(&node);
+        shared.end();
     }
 }
 
-async fn aside(shared: Arc<Shared>, node: i32, asked: Asked, mut charge: Charge, limit: Duration) {
-    let outcome = fetch_aside(&shared, node, &asked, &mut charge, limit).await;
+async fn aside(shared: Arc<Shared>, node: i32, kind: Kind, asked: Asked, mut charge: Charge, wait: Duration) {
+    let outcome = fetch_aside(&shared, node, kind, &asked, &mut charge, wait).await;
     shared.forget_asked(&asked);
+    let now = shared.client.clock.now();
     match outcome {
-        Ok(reply) => shared.take_in(asked, reply, charge),
+        Ok(reply) => {
+            {
+                // Whoever has something to say is taken off again.
+                let mut state = shared.state();
+                state.quiet.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
+            }
+            shared.take_in(asked, reply, charge);
+        }
         Err(error) => {
             tracing::debug!(node, %error, "fetch aside failed");
-            // The session's fetch takes them in.
-            let again = shared.client.clock.now() + limit;
+            let again = now + shared.client.config.retry_backoff;
             let mut state = shared.state();
             for partition in asked.targets.into_keys() {
                 state.not_before.insert(partition, again);
             }
         }
     }
-    shared.state().asides.remove(&node);
+    shared.state().asides.remove(&(node, kind));
     shared.fetchers.notify_waiters();
 }
 
 async fn fetch_aside(
     shared: &Shared,
     node: i32,
+    kind: Kind,
     asked: &Asked,
     charge: &mut Charge,
     limit: Duration,
 ) -> Result<FetchReply, RequestError> {
-    let connection = shared.client.pool.get(&Broker::Node(node), Purpose::Own(shared.connections.aside)).await?;
+    let number = if kind == Kind::Quick { shared.connections.aside } else { shared.connections.parked };
+    let connection = shared.client.pool.get(&Broker::Node(node), Purpose::Own(number)).await?;
     shared.remember(&connection);
     let version = version_for(&connection, &asked.targets)?;
     let send = asked.targets.iter().map(|(partition, target)| (partition.clone(), *target)).collect();
@@ -290,16 +318,15 @@ fn frame(
 }
 
 impl Shared {
-    /// What to fetch next from `node`, entered as asked. `patient`: this is its fetcher, which leaves when nothing is
-    /// led there.
-    fn plan(&self, node: i32, patient: bool) -> Plan {
+    /// What to fetch next from `node`, entered as asked. Its fetcher leaves when nothing is led there.
+    fn plan(&self, node: i32, kind: Kind) -> Plan {
         let now = self.client.clock.now();
         let snapshot = self.client.metadata.snapshot();
         let mut guard = self.state();
         let state = &mut *guard;
         let leads =
             state.positions.iter().any(|(_, position)| position.leader.is_some_and(|(leader, _)| leader == node));
-        if patient && (state.closed || !leads) {
+        if kind == Kind::Session && (state.closed || !leads) {
             state.fetching.remove(&node);
             return Plan::Leave;
         }
@@ -310,7 +337,13 @@ impl Shared {
         for (partition, position) in state.positions.fetchable(node) {
             let under_way = state.asked.get(partition) == Some(&position.version);
             let full = state.buffers.get(partition).is_some_and(|buffer| buffer.bytes() >= share);
-            if under_way || full {
+            let quiet = state.quiet.get(partition) == Some(&position.version);
+            let other_kind = match kind {
+                Kind::Session => false,
+                Kind::Quick => quiet,
+                Kind::Parked => !quiet,
+            };
+            if under_way || full || other_kind {
                 continue;
             }
             if let Some(at) = state.not_before.get(partition).copied().filter(|at| now < *at) {
@@ -326,16 +359,22 @@ impl Shared {
         if asked.targets.is_empty() {
             return Plan::Wait(later);
         }
-        let Some(charge) = self.reserve(state) else { return Plan::Wait(later) };
+        let Some(charge) = self.reserve(state, kind, asked.targets.len()) else { return Plan::Wait(later) };
+        if kind == Kind::Session {
+            asked.versions.keys().for_each(|partition| drop(state.quiet.remove(partition)));
+        }
         state.asked.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
         Plan::Fetch(asked, charge)
     }
 
-    fn reserve(&self, state: &State) -> Option<Charge> {
+    fn reserve(&self, state: &State, kind: Kind, partitions: usize) -> Option<Charge> {
         let least = self.config.max_partition_fetch_bytes.min(self.config.fetch_max_bytes);
         let brokers: BTreeSet<i32> =
             state.positions.iter().filter_map(|(_, position)| position.leader).map(|(leader, _)| leader).collect();
-        if let Some(charge) = self.budget.reserve(self.config.fetch_max_bytes, least, brokers.len()) {
+        let most = self.config.max_partition_fetch_bytes.saturating_mul(partitions).min(self.config.fetch_max_bytes);
+        // A parked poll holds its reservation: one share is left for what is fetched aside.
+        let sharers = if kind == Kind::Session { brokers.len() + 1 } else { 4 * (brokers.len() + 1) };
+        if let Some(charge) = self.budget.reserve(most, least, sharers) {
             return Some(charge);
         }
         // What is fetched ahead of paused partitions may fill the budget, and would wait for ever: the others go on in
@@ -447,6 +486,7 @@ impl Shared {
             state.not_before.insert(partition.clone(), now + REFUSED);
         }
         state.positions.fetched(&partition, version, next);
+        state.quiet.remove(&partition);
         let aborted = fetched.aborted_transactions.iter().map(|aborted| (aborted.producer_id.0, aborted.first_offset));
         state.buffers.entry(partition.clone()).or_default().push(Fetched {
             version,

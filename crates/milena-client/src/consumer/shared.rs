@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::config::ConsumerConfig;
 use super::error::ConsumeError;
 use super::event::ConsumerEvent;
+use super::fetcher::Kind;
 use super::hand_over::Buffer;
 use super::processed::Processed;
 use crate::client::ClientInner;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
 pub(super) struct Connections {
     pub(super) fetch: u64,
     pub(super) aside: u64,
+    pub(super) parked: u64,
     pub(super) membership: u64,
 }
 
@@ -71,8 +73,10 @@ pub(super) struct State {
     pub(super) not_before: BTreeMap<TopicPartition, Instant>,
     /// Nodes that have a fetcher.
     pub(super) fetching: BTreeSet<i32>,
-    /// Nodes that are fetched from aside.
-    pub(super) asides: BTreeSet<i32>,
+    /// Nodes that are fetched from aside, and how.
+    pub(super) asides: BTreeSet<(i32, Kind)>,
+    /// Partitions, by version, that had nothing when they were fetched aside.
+    pub(super) quiet: BTreeMap<TopicPartition, u64>,
     pub(super) subscription: Subscription,
     /// Rises with each change of the subscription.
     pub(super) subscribed: u64,
@@ -97,8 +101,12 @@ impl Shared {
         let fetchers = Arc::new(Notify::new());
         let wake = Arc::clone(&fetchers);
         let budget = PrefetchBudget::new(config.prefetch, move || wake.notify_waiters());
-        let connections =
-            client.chance.with(|rng| Connections { fetch: rng.u64(..), aside: rng.u64(..), membership: rng.u64(..) });
+        let connections = client.chance.with(|rng| Connections {
+            fetch: rng.u64(..),
+            aside: rng.u64(..),
+            parked: rng.u64(..),
+            membership: rng.u64(..),
+        });
         let state = State {
             positions: Positions::new(config.auto_offset_reset),
             buffers: BTreeMap::new(),
@@ -108,6 +116,7 @@ impl Shared {
             not_before: BTreeMap::new(),
             fetching: BTreeSet::new(),
             asides: BTreeSet::new(),
+            quiet: BTreeMap::new(),
             subscription: Subscription::None,
             subscribed: 0,
             revocations_over: Vec::new(),
@@ -209,6 +218,7 @@ impl State {
         self.positions.remove(partition);
         self.processed.forget(partition);
         self.damaged.remove(partition);
+        self.quiet.remove(partition);
         self.not_before.remove(partition);
     }
 

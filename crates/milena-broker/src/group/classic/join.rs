@@ -118,7 +118,6 @@ impl Group {
         if let Some(ticket) = member.syncing.take() {
             self.replies.push_back((ticket, GroupReply::Sync(SyncReply::error(fenced))));
         }
-        let same_protocols = member.spec.protocols == join.spec.protocols;
         member.id.clone_from(&new_id);
         member.spec = join.spec;
         member.touch(now);
@@ -132,10 +131,11 @@ impl Group {
         if let Some(instance) = &member.spec.group_instance_id {
             self.statics.insert(instance.clone(), new_id.clone());
         }
-        if self.state == GroupState::Stable && same_protocols {
-            // It takes over the assignment of its predecessor: no rebalance. An old leader client that can't be told
-            // to skip the assignment is told that another one leads, and then just asks for its own.
-            self.members.insert(new_id.clone(), member);
+        self.members.insert(new_id.clone(), member);
+        if self.state == GroupState::Stable && self.elect_protocol() == self.protocol {
+            // It takes over the assignment of its predecessor: no rebalance, even with another subscription, as long as
+            // the group's protocol stays. An old leader client that can't be told to skip the assignment is told that
+            // another one leads, and then just asks for its own.
             let mut reply = self.join_reply(&new_id);
             if was_leader && join.supports_skipping_assignment {
                 reply.skip_assignment = true;
@@ -146,8 +146,9 @@ impl Group {
             self.replies.push_back((ticket, GroupReply::Join(reply)));
             return;
         }
-        member.joining = Some(ticket);
-        self.members.insert(new_id, member);
+        if let Some(member) = self.members.get_mut(&new_id) {
+            member.joining = Some(ticket);
+        }
         self.prepare_rebalance(now);
     }
 
