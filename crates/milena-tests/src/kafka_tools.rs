@@ -62,6 +62,9 @@ pub struct Event {
     /// Where it lies in its partition.
     #[serde(default)]
     pub offset: Option<i64>,
+    /// The partitions that were assigned or revoked.
+    #[serde(default)]
+    pub partitions: Vec<serde_json::Value>,
     /// What went wrong.
     #[serde(default)]
     pub message: Option<String>,

@@ -1,73 +1,135 @@
-//! Batches that we write, judged by Kafka's own DumpLogSegments: Java decodes every record.
+//! Kafka's own Java clients on the other side of ours.
 
 mod one_node {
-    use milena_protocol::compress::Compression;
-    use milena_protocol::record::BatchEncoder;
-    use milena_protocol::record::RecordHeader;
+    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
+
+    use milena_client::consumer::Assignor;
+    use milena_client::producer::Producer;
+    use milena_client::producer::Record;
+    use milena_client::producer::RecordHeader;
+    use milena_tests::cluster::Cluster;
     use milena_tests::kafka_tools::Tools;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
 
-    const CODECS: [Compression; 5] =
-        [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    use crate::client::CODECS;
+    use crate::client::Member;
+    use crate::client::TIME_LIMIT;
+    use crate::client::client_and_topic;
+    use crate::client::read_all;
 
-    const N_RECORDS: usize = 500;
+    const N_PARTITIONS: i32 = 3;
 
-    #[tokio::test]
-    #[ignore = "needs Kafka's Java tools: cargo xtask test"]
-    async fn java_tools_judge_our_batches_valid_in_every_codec() {
-        let tools = Tools::from_env().unwrap();
-        let mut log = Vec::new();
-        for (turn, codec) in CODECS.into_iter().enumerate() {
-            let mut batch = BatchEncoder::new(Vec::new(), 1_700_000_000_000);
-            for record in 0..N_RECORDS {
-                let key = format!("key-{record}");
-                let value = format!("value-{record}-").repeat(record % 30);
-                let headers =
-                    [RecordHeader { key: "trace", value: Some(b"abc") }, RecordHeader { key: "trace", value: None }];
-                // Null, empty and filled are three things.
-                let key = (record % 3 != 0).then_some(key.as_bytes());
-                let value = (record % 7 != 0).then_some(value.as_bytes());
-                batch.append(1_700_000_000_000 + record as i64, key, value, &headers[..record % 3]).unwrap();
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs a real Kafka and its Java tools: cargo xtask test"]
+    async fn java_reads_what_we_wrote() {
+        let (cluster, tools) = (Cluster::one_node().unwrap(), Tools::from_env().unwrap());
+        for (name, compression) in CODECS {
+            let (client, topic) = client_and_topic(&cluster, name, N_PARTITIONS).await;
+            let producer = Producer::builder(&client).compression(compression).build().unwrap();
+            let headers = [RecordHeader { key: "codec", value: Some(name.as_bytes()) }];
+            let mut written = BTreeMap::new();
+            for i in 0..300 {
+                let (key, value) = (format!("key-{}", i % 20), format!("{i} ").repeat(i % 50 + 1));
+                let record = Record::to(&topic).key(&key).value(&value).headers(&headers).timestamp(1000 + i as i64);
+                let metadata = producer.send(record).await.unwrap().await.unwrap();
+                written.insert((metadata.partition(), metadata.offset().unwrap()), (1000 + i as i64, key, value));
             }
-            let mut sealed = batch.seal(codec, None).unwrap();
-            assert_eq!(sealed.compression(), codec, "these records compress");
-            sealed.stamp(4711, 3, (turn * N_RECORDS) as i32, false);
-            // A broker would number them so; the offset is no part of what the CRC covers.
-            let mut bytes = sealed.to_bytes().to_vec();
-            bytes[..8].copy_from_slice(&((turn * N_RECORDS) as i64).to_be_bytes());
-            log.extend(bytes);
+            let read = tools.consume(cluster.bootstrap(), &topic, written.len()).await.unwrap();
+            for record in &read {
+                assert_eq!(record.headers, format!("codec:{name}"));
+            }
+            let read = read.into_iter().map(|record| {
+                ((record.partition, record.offset), (record.timestamp, record.key, record.value))
+            });
+            assert_eq!(read.collect::<BTreeMap<_, _>>(), written, "{name}");
         }
+    }
 
-        let dumped = tools.dump_log(&log).await.unwrap();
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs a real Kafka and its Java tools: cargo xtask test"]
+    async fn we_read_what_java_wrote_and_put_keys_where_it_does() {
+        let (cluster, tools) = (Cluster::one_node().unwrap(), Tools::from_env().unwrap());
+        for (name, compression) in CODECS {
+            let (client, topic) = client_and_topic(&cluster, name, N_PARTITIONS).await;
+            let records: Vec<_> =
+                (0..300).map(|i| (format!("key-{}", i % 100), format!("{i} ").repeat(i % 50 + 1))).collect();
+            tools.produce(cluster.bootstrap(), &topic, name, &records).await.unwrap();
+            let read = read_all(&client, &topic, N_PARTITIONS).await;
+            let text = |bytes: &Option<bytes::Bytes>| String::from_utf8(bytes.as_ref().unwrap().to_vec()).unwrap();
+            let mut found: Vec<_> = read.values().map(|record| (text(&record.key), text(&record.value))).collect();
+            let mut expected = records.clone();
+            found.sort();
+            expected.sort();
+            assert_eq!(found, expected, "{name}");
 
-        assert_eq!(dumped.len(), CODECS.len());
-        for (turn, (batch, codec)) in dumped.iter().zip(CODECS).enumerate() {
-            assert!(batch.is_valid(), "{}", batch.line);
-            assert_eq!(batch.field("compresscodec"), Some(codec.to_string().as_str()));
-            assert_eq!(batch.field("producerId"), Some("4711"));
-            assert_eq!(batch.field("producerEpoch"), Some("3"));
-            assert_eq!(batch.field("baseSequence"), Some((turn * N_RECORDS).to_string().as_str()));
-            assert_eq!(batch.records.len(), N_RECORDS);
-            for (record, line) in batch.records.iter().enumerate() {
-                let offset = turn * N_RECORDS + record;
-                let sizes = (
-                    if record % 3 == 0 { -1 } else { format!("key-{record}").len() as i64 },
-                    if record % 7 == 0 { -1 } else { (format!("value-{record}-").len() * (record % 30)) as i64 },
-                );
-                let names = ["[]", "[trace]", "[trace,trace]"][record % 3];
-                let start = format!(
-                    "offset: {offset} CreateTime: {} keySize: {} valueSize: {} sequence: {offset} headerKeys: {names}",
-                    1_700_000_000_000 + record as i64,
-                    sizes.0,
-                    sizes.1,
-                );
-                assert!(line.starts_with(&start), "{line}\nshould start with\n{start}");
+            let partition_of: BTreeMap<_, _> =
+                read.values().map(|record| (text(&record.key), record.partition)).collect();
+            let producer = Producer::builder(&client).compression(compression).build().unwrap();
+            for (key, partition) in partition_of {
+                let sent = producer.send(Record::to(&topic).key(&key)).await.unwrap().await.unwrap();
+                assert_eq!(sent.partition(), partition, "{key}");
             }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs a real Kafka and its Java tools: cargo xtask test"]
+    async fn java_and_we_share_a_group_under_each_assignor() {
+        let (cluster, tools) = (Cluster::one_node().unwrap(), Tools::from_env().unwrap());
+        for (assignor, class) in [
+            (Assignor::Range, "RangeAssignor"),
+            (Assignor::RoundRobin, "RoundRobinAssignor"),
+            (Assignor::Sticky, "StickyAssignor"),
+            (Assignor::CooperativeSticky, "CooperativeStickyAssignor"),
+        ] {
+            let (client, topic) = client_and_topic(&cluster, "mixed", 4).await;
+            let group = cluster.unique("mixed");
+            let (seen, mut seen_by_us) = mpsc::channel(10_000);
+            let ours = Member::join(&client, &topic, &group, assignor, seen);
+            let class = format!("org.apache.kafka.clients.consumer.{class}");
+            let mut java = tools.join(cluster.bootstrap(), &topic, &group, &class).unwrap();
+            // Under the cooperative assignor it is given nothing at first, and its share when we have given that up.
+            while java.wait_for("partitions_assigned").await.unwrap().partitions.is_empty() {}
+
+            let producer = Producer::builder(&client).build().unwrap();
+            let mut expected = BTreeSet::new();
+            for i in 0..200 {
+                let value = i.to_string();
+                let record = Record::to(&topic).value(&value).partition(i % 4);
+                let metadata = producer.send(record).await.unwrap().await.unwrap();
+                expected.insert((metadata.partition(), metadata.offset().unwrap()));
+            }
+            let mut handled = BTreeSet::new();
+            let mut n_java = 0;
+            while handled.len() < expected.len() {
+                let place = tokio::select! {
+                    record = timeout(TIME_LIMIT, seen_by_us.recv()) => {
+                        let record = record.expect("records come").unwrap();
+                        (record.partition, record.offset)
+                    }
+                    event = java.wait_for("record_data") => {
+                        let event = event.unwrap();
+                        n_java += 1;
+                        (event.partition.unwrap(), event.offset.unwrap())
+                    }
+                };
+                assert!(handled.insert(place), "{assignor}: {place:?} was handled twice");
+            }
+            assert_eq!(handled, expected);
+            assert_eq!(n_java, 100, "{assignor}: half of the partitions each");
+            java.leave().await.unwrap();
+            ours.leave().await;
         }
     }
 
     #[tokio::test]
     #[ignore = "needs Kafka's Java tools: cargo xtask test"]
-    async fn java_tools_see_a_flipped_bit() {
+    async fn java_would_see_a_flipped_bit() {
+        use milena_protocol::compress::Compression;
+        use milena_protocol::record::BatchEncoder;
+
         let mut batch = BatchEncoder::new(Vec::new(), 0);
         batch.append(0, Some(b"key"), Some(b"value"), &[]).unwrap();
         let mut bytes = batch.seal(Compression::None, None).unwrap().to_bytes().to_vec();
