@@ -156,20 +156,15 @@ impl Engine {
     /// Begins a partition at `position`, the next offset that will be read, in a new epoch. What is still out from an
     /// earlier one no longer counts.
     pub(crate) fn assign(&mut self, id: TopicPartition, position: i64, committed: i64) {
+        // A seek begins the partition anew within the consumer's assignment: what that was told still holds.
+        let is_fetch_paused = self.partitions.get(&id).is_some_and(|partition| partition.is_fetch_paused);
         self.remove(&id);
         let epoch = self.next_epoch;
         self.next_epoch += 1;
         let lanes = Lanes::new(epoch, position, self.settings.budget);
         let cancel = watch::Sender::new(false);
-        let partition = Partition {
-            lanes,
-            epoch,
-            cancel,
-            committed,
-            is_queued: false,
-            is_fetch_paused: false,
-            is_giving_up: false,
-        };
+        let partition =
+            Partition { lanes, epoch, cancel, committed, is_queued: false, is_fetch_paused, is_giving_up: false };
         self.partitions.insert(id, partition);
     }
 

@@ -7,6 +7,12 @@ use milena_broker::Broker;
 
 use crate::support::*;
 
+/// A broker whose groups notice a missing member soon.
+fn broker(partitions: i32) -> Broker {
+    let builder = Broker::builder().config("group.initial.rebalance.delay.ms", "0");
+    builder.config("group.min.session.timeout.ms", "500").topic("steps", partitions).build()
+}
+
 /// A member that notes what it handles, each taking a moment.
 async fn member(broker: &Broker, journal: &Journal) -> (Bus, Subscription) {
     let bus = bus_on(broker).await;
@@ -25,6 +31,8 @@ async fn member(broker: &Broker, journal: &Journal) -> (Bus, Subscription) {
             }
         })
         .group("workers")
+        .set("session.timeout.ms", "1000")
+        .set("heartbeat.interval.ms", "200")
         .await
         .unwrap();
     (bus, subscription)
@@ -32,7 +40,7 @@ async fn member(broker: &Broker, journal: &Journal) -> (Bus, Subscription) {
 
 #[tokio::test(start_paused = true)]
 async fn members_join_and_leave_under_load_without_loss_disorder_or_repeats() {
-    let broker = Broker::builder().config("group.initial.rebalance.delay.ms", "0").topic("steps", 8).build();
+    let broker = broker(8);
     let journal = Journal::default();
     let (first_bus, first) = member(&broker, &journal).await;
     within("ready", first.ready()).await.unwrap();
@@ -67,38 +75,47 @@ async fn members_join_and_leave_under_load_without_loss_disorder_or_repeats() {
     assert_eq!(journal.len(), 2_000, "orderly rebalances repeat nothing");
 }
 
+/// In real time: a crash is a runtime that is gone with everything on it, and a paused clock does not reach over two.
 #[test]
 fn a_crash_replays_only_what_was_finished_after_the_last_commit() {
-    let runtime =
-        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
-    let home = runtime();
-    let broker = home.block_on(async { Broker::builder().topic("steps", 1).build() });
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (home, doomed) = (runtime(), runtime());
+    let broker = home.block_on(async { broker(1) });
     let journal = Journal::default();
-    let crashed = runtime();
-    crashed.block_on(async {
+    // The broker times its groups on the runtime of its first member, which must not be the one that dies.
+    let keeper = home.block_on(async {
+        let bus = bus_on(&broker).await;
+        let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("keepers").await.unwrap();
+        within("ready", subscription.ready()).await.unwrap();
+        bus
+    });
+    doomed.block_on(async {
         let (bus, subscription) = member(&broker, &journal).await;
         for number in 0..50 {
             bus.publish(&stepped("a", number)).await.unwrap();
         }
         within("fifty", subscription.wait_for(|status| status.counts.handled == 50)).await.unwrap();
-        // The commit of these is due within 100 ms.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_async("their commit, due within 100 ms", async || {
+            committed(&broker, "workers", "steps", 0).await == Some(50)
+        })
+        .await;
         for number in 50..60 {
             bus.publish(&stepped("a", number)).await.unwrap();
         }
         within("more", subscription.wait_for(|status| status.counts.handled >= 55)).await.unwrap();
     });
     // Everything stops where it stands: no close, no commit, no leaving.
-    drop(crashed);
+    doomed.shutdown_timeout(Duration::from_secs(5));
     let before = journal.len();
     home.block_on(async {
-        let (bus, subscription) = member(&broker, &journal).await;
-        within("the rest", subscription.wait_for(|_| journal.distinct() == 60)).await.unwrap();
-        let _ = bus.close(Duration::from_secs(10)).await;
+        let (bus, _subscription) = member(&broker, &journal).await;
+        until("the rest", || journal.distinct() == 60).await;
+        assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+        let _ = keeper.close(Duration::from_secs(10)).await;
     });
     journal.assert_order();
     let replayed = &journal.of("a")[before..];
-    assert!(replayed.iter().all(|number| *number >= 50), "committed long before, and handled again: {replayed:?}");
+    assert!(replayed.iter().all(|number| *number >= 50), "committed before the crash, and handled again: {replayed:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -131,6 +131,16 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     .await;
 }
 
+/// The same for a condition that has to be asked for.
+pub(crate) async fn until_async(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 /// A plain client of the broker, beside the bus.
 pub(crate) async fn client(broker: &Broker) -> Client {
     #[derive(Debug)]
