@@ -1,0 +1,11 @@
+//! The client against the embedded broker, and against peers that are played step by step.
+
+mod base;
+mod consumer_assigned;
+mod consumer_group;
+mod consumer_rig;
+mod producer_basics;
+mod producer_cancel;
+mod producer_costs;
+mod producer_faults;
+mod producer_log;

@@ -1,0 +1,421 @@
+//! When things go wrong: nothing acknowledged is lost or doubled, the order holds, and outcomes are honest.
+
+use std::time::Duration;
+
+use milena_broker::{Broker, Fault, Rule};
+use milena_client::Client;
+use milena_client::producer::{Delivery, Outcome, ProduceError, Producer, Record, SendError};
+use milena_protocol::{ApiKey, ErrorCode};
+
+use crate::producer_log::{client, numbers};
+
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Batches of a few records, so that five are soon in flight.
+fn small_batches(client: &Client) -> Producer {
+    Producer::builder(client).batch_size(400).linger(Duration::from_millis(5)).build().unwrap()
+}
+
+async fn send(producer: &Producer, partition: i32, number: u32) -> Delivery {
+    let value = format!("{number:x>30}");
+    producer.send(Record::to("t").partition(partition).value(&value)).await.unwrap()
+}
+
+fn produce(fault: Fault) -> Rule {
+    Rule::new(fault).api(ApiKey::Produce)
+}
+
+/// Sends 100 records under `rules` and checks that all of them are in the log, once and in order.
+async fn all_arrive(nodes: u16, rules: Vec<Rule>, about: &str) {
+    let broker = Broker::builder().nodes(nodes).topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    send(&producer, 0, 0).await.await.unwrap();
+    let faults = broker.faults();
+    let rules: Vec<_> = rules.into_iter().map(|rule| faults.add(rule)).collect();
+    let mut deliveries = Vec::new();
+    for number in 1..100 {
+        deliveries.push(send(&producer, 0, number).await);
+    }
+    for (number, delivery) in deliveries.into_iter().enumerate() {
+        let metadata = delivery.await.unwrap_or_else(|error| panic!("{about}: record {}: {error}", number + 1));
+        assert_eq!(metadata.offset(), Some(number as i64 + 1), "{about}");
+    }
+    for rule in rules {
+        assert!(faults.remove(rule) > 0, "{about}: the fault never struck");
+    }
+    assert_eq!(numbers(&client, "t", 0).await, (0..100).collect::<Vec<_>>(), "{about}");
+    assert!(producer.close(DEADLINE).await.clean);
+    assert_eq!(producer.metrics().buffer_used, 0, "{about}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answer_and_lost_request_write_everything_once() {
+    for k in 1..=6 {
+        for (fault, about) in [
+            (Fault::DropAfterApply, "applied, then cut"),
+            (Fault::DropBeforeApply, "cut before it was applied"),
+            (Fault::CutReply { after_bytes: 7 }, "cut in the middle of the answer"),
+            (Fault::WrongCorrelationId, "answered under another number"),
+        ] {
+            all_arrive(1, vec![produce(fault).nth(k)], &format!("{about}, request {k}")).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn error_on_any_of_five_in_flight_is_retried_in_order() {
+    let before = [
+        ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ErrorCode::LEADER_NOT_AVAILABLE,
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ErrorCode::NOT_ENOUGH_REPLICAS,
+        ErrorCode::KAFKA_STORAGE_ERROR,
+        ErrorCode::UNKNOWN_SERVER_ERROR,
+        ErrorCode::CORRUPT_MESSAGE,
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+        ErrorCode::UNKNOWN_PRODUCER_ID,
+    ];
+    let after = [
+        ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ErrorCode::REQUEST_TIMED_OUT,
+        ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        ErrorCode::KAFKA_STORAGE_ERROR,
+    ];
+    for k in 1..=5 {
+        for code in before {
+            all_arrive(1, vec![produce(Fault::Error(code)).nth(k)], &format!("{code} for request {k}")).await;
+        }
+        for code in after {
+            let about = format!("{code} after request {k} was applied");
+            all_arrive(1, vec![produce(Fault::ErrorAfterApply(code)).nth(k)], &about).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_losses_of_the_same_batches_write_everything_once() {
+    for k in 1..=5 {
+        let rules = vec![produce(Fault::DropAfterApply).nth(k), produce(Fault::DropAfterApply).nth(k + 5)];
+        all_arrive(1, rules, &format!("requests {k} and {}", k + 5)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn moving_leader_takes_the_order_along() {
+    let broker = Broker::builder().nodes(3).topic("t", 2).seed(3).build();
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    let mut deliveries = Vec::new();
+    for number in 0..600 {
+        if number % 50 == 0 {
+            let to = (broker.leader("t", 0).unwrap().unwrap() + 1) % 3;
+            broker.move_leader("t", 0, to).unwrap();
+        }
+        if number % 20 == 0 {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        deliveries.push(send(&producer, number as i32 % 2, number).await);
+    }
+    for delivery in deliveries {
+        delivery.await.unwrap();
+    }
+    for partition in 0..2 {
+        assert_eq!(numbers(&client, "t", partition).await, (partition as u32..600).step_by(2).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn broker_that_is_gone_for_a_while_costs_nothing_but_time() {
+    let broker = Broker::builder().nodes(3).topic("t", 3).seed(3).build();
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    for partition in 0..3 {
+        send(&producer, partition, 0).await.await.unwrap();
+    }
+    broker.stop_node(1).await.unwrap();
+    let mut deliveries = Vec::new();
+    for number in 1..90 {
+        for partition in 0..3 {
+            deliveries.push(send(&producer, partition, number).await);
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    broker.start_node(1).await.unwrap();
+    for delivery in deliveries {
+        delivery.await.unwrap();
+    }
+    for partition in 0..3 {
+        assert_eq!(numbers(&client, "t", partition).await, (0..90).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_that_the_broker_calls_too_large_is_split_and_sent_on() {
+    let broker = Broker::builder().config("message.max.bytes", "500").topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).batch_size(8_000).linger(Duration::from_millis(5)).build().unwrap();
+    let mut deliveries = Vec::new();
+    for number in 0..400 {
+        deliveries.push(send(&producer, 0, number).await);
+    }
+    for (number, delivery) in deliveries.into_iter().enumerate() {
+        assert_eq!(delivery.await.unwrap().offset(), Some(number as i64));
+    }
+    let large = "x".repeat(1_000);
+    let lone = producer.send(Record::to("t").value(&large)).await.unwrap();
+    let behind = send(&producer, 0, 400).await;
+    let error = lone.await.unwrap_err();
+    assert_eq!(error.error_code(), Some(ErrorCode::MESSAGE_TOO_LARGE.0), "{error}");
+    assert_eq!(error.outcome(), Outcome::Failed);
+    assert_eq!(behind.await.unwrap().offset(), Some(400));
+    assert_eq!(numbers(&client, "t", 0).await, (0..=400).collect::<Vec<_>>());
+    assert_eq!(producer.metrics().epoch_bumps, 0, "a definite refusal leaves no gap");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unanswered_batch_is_possibly_written_and_the_partition_goes_on() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client)
+        .delivery_timeout(Duration::from_secs(10))
+        .request_timeout(Duration::from_secs(9))
+        .build()
+        .unwrap();
+    send(&producer, 0, 0).await.await.unwrap();
+    let rule = broker.faults().add(produce(Fault::DropAfterApply).always());
+    let start = tokio::time::Instant::now();
+    let unanswered = send(&producer, 0, 1).await;
+    let error = unanswered.await.unwrap_err();
+    assert!(matches!(error, ProduceError::DeliveryTimeout { outcome: Outcome::PossiblyWritten, .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
+    broker.faults().remove(rule);
+    let after = send(&producer, 0, 2).await;
+    assert_eq!(after.await.unwrap().offset(), Some(2));
+    assert_eq!(numbers(&client, "t", 0).await, [0, 1, 2], "it was written, once");
+    let metrics = producer.metrics();
+    assert_eq!((metrics.epoch_bumps, metrics.records_possibly_written, metrics.buffer_used), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn held_answer_keeps_the_buffer_until_it_comes() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client)
+        .delivery_timeout(Duration::from_secs(6))
+        .request_timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    send(&producer, 0, 0).await.await.unwrap();
+    broker.faults().add(produce(Fault::Throttle(Duration::from_secs(30))).nth(1));
+    broker.faults().add(produce(Fault::Delay(Duration::from_millis(4_900))).nth(2));
+    send(&producer, 0, 1).await.await.unwrap();
+    // The connection keeps the throttle: what comes now is not even written before its time is over.
+    let late = send(&producer, 0, 2).await;
+    let error = late.await.unwrap_err();
+    assert!(matches!(error, ProduceError::DeliveryTimeout { .. }), "{error}");
+    assert!(producer.metrics().buffer_used > 0, "its request still holds it (CVE-2026-35554)");
+    let after = send(&producer, 0, 3).await;
+    drop(after);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(producer.metrics().buffer_used, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_sent_has_failed_for_certain() {
+    let broker = Broker::builder().nodes(2).topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client)
+        .delivery_timeout(Duration::from_secs(10))
+        .request_timeout(Duration::from_secs(9))
+        .build()
+        .unwrap();
+    send(&producer, 0, 0).await.await.unwrap();
+    broker.remove_leader("t", 0).unwrap();
+    client.refresh_metadata().await.unwrap();
+    let delivery = send(&producer, 0, 1).await;
+    let error = delivery.await.unwrap_err();
+    assert!(matches!(error, ProduceError::DeliveryTimeout { outcome: Outcome::Failed, .. }), "{error:?}");
+    broker.move_leader("t", 0, 1).unwrap();
+    send(&producer, 0, 2).await.await.unwrap();
+    assert_eq!(numbers(&client, "t", 0).await, [0, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn definite_refusal_is_told_and_costs_no_epoch() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    send(&producer, 0, 0).await.await.unwrap();
+    broker.faults().add(produce(Fault::Error(ErrorCode::TOPIC_AUTHORIZATION_FAILED)).nth(1));
+    let refused = send(&producer, 0, 1).await;
+    let error = refused.await.unwrap_err();
+    assert_eq!((error.error_code(), error.outcome()), (Some(29), Outcome::Failed));
+    assert_eq!(send(&producer, 0, 2).await.await.unwrap().offset(), Some(1));
+    assert_eq!(producer.metrics().epoch_bumps, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn producer_id_is_asked_for_until_there_is_one() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let init = |fault| Rule::new(fault).api(ApiKey::InitProducerId);
+    broker.faults().add(init(Fault::Error(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)).nth(1));
+    broker.faults().add(init(Fault::DropBeforeApply).nth(2));
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    assert_eq!(send(&producer, 0, 0).await.await.unwrap().offset(), Some(0));
+    // A refusal for good is told, not waited out.
+    broker.faults().add(init(Fault::Error(ErrorCode::CLUSTER_AUTHORIZATION_FAILED)).always());
+    let second = small_batches(&client);
+    let error = send(&second, 0, 1).await.await.unwrap_err();
+    assert_eq!((error.error_code(), error.outcome()), (Some(31), Outcome::Failed), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_memory_makes_senders_wait_and_loses_nothing() {
+    let broker = Broker::builder().topic("t", 4).seed(3).build();
+    let client = client(&broker).await;
+    let memory = 64 * 1024;
+    let mut config = milena_client::producer::ProducerConfig::default();
+    config.buffer_memory = memory;
+    config.batch_size = 4 * 1024;
+    config.max_request_size = 16 * 1024;
+    let producer = Producer::builder(&client).config(config).build().unwrap();
+    broker.faults().add(produce(Fault::Delay(Duration::from_millis(20))).always());
+    let tasks: Vec<_> = (0..20)
+        .map(|task: u32| {
+            let producer = producer.clone();
+            tokio::spawn(async move {
+                let mut deliveries = Vec::new();
+                for number in 0..50 {
+                    let value = format!("{:x>1500}", task * 1_000 + number);
+                    let record = Record::to("t").partition(task as i32 % 4).value(&value);
+                    deliveries.push(producer.send(record).await.unwrap());
+                    assert!(producer.metrics().buffer_used <= memory as u64);
+                }
+                for delivery in deliveries {
+                    delivery.await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for partition in 0..4 {
+        let stored = numbers(&client, "t", partition).await;
+        assert_eq!(stored.len(), 250);
+        for task in (partition as u32..20).step_by(4) {
+            let own: Vec<_> = stored.iter().copied().filter(|number| number / 1_000 == task).collect();
+            assert_eq!(own, (0..50).map(|number| task * 1_000 + number).collect::<Vec<_>>(), "order of task {task}");
+        }
+    }
+    let metrics = producer.metrics();
+    assert_eq!((metrics.buffer_used, metrics.waiting_for_buffer), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_memory_is_told_by_try_send_and_bounded_for_send() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let mut config = milena_client::producer::ProducerConfig::default();
+    config.buffer_memory = 16 * 1024;
+    config.batch_size = 2 * 1024;
+    config.max_request_size = 4 * 1024;
+    config.max_block = Duration::from_secs(2);
+    let producer = Producer::builder(&client).config(config).build().unwrap();
+    send(&producer, 0, 0).await.await.unwrap();
+    let rule = broker.faults().add(produce(Fault::Delay(Duration::from_secs(10))).always());
+    let value = [b'1'; 1_500];
+    let record = Record::to("t").value(&value);
+    let mut taken = 0;
+    let error = loop {
+        match producer.try_send(record) {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SendError::BufferFull { limit: 16_384 }), "{error}");
+    let start = tokio::time::Instant::now();
+    let error = producer.send(record).await.unwrap_err();
+    assert!(matches!(error, SendError::Blocked { .. }), "{error}");
+    assert_eq!(start.elapsed().as_secs(), 2);
+    broker.faults().remove(rule);
+    assert!(producer.close(DEADLINE).await.clean);
+    assert_eq!(producer.metrics().records_acknowledged, taken + 1);
+}
+
+/// Random faults of all kinds for each seed, with honest bookkeeping at the end.
+#[tokio::test(start_paused = true)]
+async fn seeded_storm_of_faults_keeps_every_promise() {
+    let seeds = std::env::var("MILENA_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(12);
+    for seed in 0..seeds {
+        storm(seed).await;
+    }
+}
+
+async fn storm(seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let broker = Broker::builder().nodes(3).topic("t", 3).seed(seed).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client)
+        .batch_size(rng.usize(150..2_000))
+        .linger(Duration::from_millis(rng.u64(0..20)))
+        .delivery_timeout(Duration::from_secs(rng.u64(4..30)))
+        .request_timeout(Duration::from_secs(3))
+        .build()
+        .unwrap();
+    let mut sent: Vec<(i32, u32, Delivery)> = Vec::new();
+    for number in 0..600 {
+        if rng.u32(0..12) == 0 {
+            let fault = match rng.u32(0..10) {
+                0 => Fault::DropAfterApply,
+                1 => Fault::DropBeforeApply,
+                2 => Fault::CutReply { after_bytes: rng.usize(0..30) },
+                3 => Fault::Error(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+                4 => Fault::ErrorAfterApply(ErrorCode::REQUEST_TIMED_OUT),
+                5 => Fault::Error(ErrorCode::NOT_ENOUGH_REPLICAS),
+                6 => Fault::Delay(Duration::from_millis(rng.u64(1..2_500))),
+                7 => Fault::Error(ErrorCode::TOPIC_AUTHORIZATION_FAILED),
+                8 => Fault::Throttle(Duration::from_millis(rng.u64(1..300))),
+                _ => Fault::ErrorAfterApply(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+            };
+            broker.faults().add(produce(fault).nth(rng.u64(1..4)));
+        }
+        if rng.u32(0..60) == 0 {
+            broker.move_leader("t", rng.i32(0..3), rng.i32(0..3)).unwrap();
+        }
+        if rng.u32(0..5) == 0 {
+            tokio::time::sleep(Duration::from_millis(rng.u64(0..40))).await;
+        }
+        let partition = rng.i32(0..3);
+        sent.push((partition, number, send(&producer, partition, number).await));
+    }
+    broker.faults().clear();
+    let mut outcomes = Vec::new();
+    for (partition, number, delivery) in sent {
+        outcomes.push((partition, number, delivery.await));
+    }
+    for partition in 0..3 {
+        let stored = numbers(&client, "t", partition).await;
+        let mut last = None;
+        for (_, number, outcome) in outcomes.iter().filter(|(of, ..)| *of == partition) {
+            let places: Vec<_> = stored.iter().enumerate().filter(|(_, stored)| *stored == number).collect();
+            match outcome {
+                Ok(metadata) => {
+                    assert_eq!(places.len(), 1, "seed {seed}: {number} of {partition} was acknowledged: {places:?}");
+                    assert!(metadata.offset().is_none_or(|offset| offset as usize == places[0].0), "seed {seed}");
+                    assert!(last < Some(places[0].0), "seed {seed}: {number} of {partition} is out of order");
+                    last = Some(places[0].0);
+                }
+                Err(error) if error.outcome() == Outcome::Failed => {
+                    assert!(places.is_empty(), "seed {seed}: {number} of {partition} failed and is there: {error}");
+                }
+                Err(error) => assert!(places.len() <= 1, "seed {seed}: {number} twice: {error}"),
+            }
+        }
+    }
+    let report = producer.close(DEADLINE).await;
+    assert!(report.clean, "seed {seed}: {report:?}");
+    assert_eq!(producer.metrics().buffer_used, 0, "seed {seed}");
+}
