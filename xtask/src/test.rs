@@ -20,6 +20,9 @@ use crate::suite::Tally;
 /// Long enough for each broker to be killed once and to come back.
 const FAULT_MINUTES: f64 = 2.0;
 
+/// Tests that run beside each other on a real cluster: they wait more than they compute.
+const TOGETHER: usize = 8;
+
 /// Long enough for each fuzz target to replay what it knows and to go a little beyond.
 const FUZZ_SECONDS: u64 = 2;
 
@@ -77,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
 fn one_node(via: Via, report: &mut Report) -> Outcome {
     let lease = Lease::take(1, via)?;
-    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_1", "one_node::", report)?);
+    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_1", "one_node::", TOGETHER, report)?);
     report.one_node = tally;
     outcome?;
     some_ran(tally)
@@ -85,14 +88,13 @@ fn one_node(via: Via, report: &mut Report) -> Outcome {
 
 fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
     let lease = Lease::take(3, via)?;
-    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_3", "three_nodes::", report)?);
+    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_3", "three_nodes::", TOGETHER, report)?);
     report.three_nodes = tally;
     outcome?;
     some_ran(tally)?;
 
     // These stop nodes under their own feet: one at a time, and nothing else beside them.
-    let mut disturbed = real_tests(&lease, "MILENA_KAFKA_3", "disturbed::", report)?;
-    let (tally, outcome) = suite::run(disturbed.env("RUST_TEST_THREADS", "1"));
+    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_3", "disturbed::", 1, report)?);
     report.three_nodes += tally;
     outcome?;
 
@@ -104,10 +106,10 @@ fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
 }
 
 /// The tests of the modules called `filter`, which a plain `cargo test` ignores, with `lease` to run on.
-fn real_tests(lease: &Lease, variable: &str, filter: &str, report: &mut Report) -> Outcome<Command> {
+fn real_tests(lease: &Lease, variable: &str, filter: &str, n_threads: usize, report: &mut Report) -> Outcome<Command> {
     let mut command = host::cargo();
-    // They wait more than they compute.
-    command.args(["test", "--workspace", "--no-fail-fast", "--", "--test-threads=8", "--ignored", filter]);
+    command.args(["test", "--workspace", "--no-fail-fast", "--", "--ignored", filter]);
+    command.arg(format!("--test-threads={n_threads}"));
     lease.tell(&mut command, variable)?;
     match kafka::tools_class_path() {
         Ok(class_path) => {
