@@ -134,10 +134,8 @@ impl Pool {
                         // The dial was aborted with the client's tasks.
                         return Err(ConnectError::Closed);
                     };
-                    let connection = outcome.expect("waited until it is there")?;
-                    if !connection.is_closed() {
-                        return Ok(connection);
-                    }
+                    // Should it have closed already, its request says so: to dial again here would know no backoff.
+                    return outcome.expect("waited until it is there");
                 }
             }
         }
@@ -193,16 +191,6 @@ impl Pool {
     /// Where a broker listens that the metadata does not name yet: a coordinator may be newer than it.
     pub fn learn_broker(&self, node: i32, address: BrokerAddress) {
         self.state().addresses.entry(node).or_insert(address);
-    }
-
-    /// Closes a broker's connection, of whatever state.
-    pub fn disconnect(&self, broker: &Broker) {
-        self.state().slots.retain(|(other, _), slot| {
-            if let (true, Slot::Open(connection)) = (other == broker, &*slot) {
-                connection.close();
-            }
-            other != broker
-        });
     }
 
     /// Number of open connections.

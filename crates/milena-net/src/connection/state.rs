@@ -93,9 +93,6 @@ struct Wire {
     parts: VecDeque<Bytes>,
     /// Bytes left of each of those frames.
     frames: VecDeque<usize>,
-    /// The stream took no more; only the connection's task may try again, since a sender's poll would replace the
-    /// task's waker in the stream by one that wakes nobody.
-    blocked: bool,
 }
 
 pub(super) fn correlation_id(number: u64) -> i32 {
@@ -185,12 +182,7 @@ impl Shared {
                 armed: None,
                 task: None,
             }),
-            wire: Mutex::new(Wire {
-                writer: Some(writer),
-                parts: VecDeque::new(),
-                frames: VecDeque::new(),
-                blocked: false,
-            }),
+            wire: Mutex::new(Wire { writer: Some(writer), parts: VecDeque::new(), frames: VecDeque::new() }),
         }
     }
 
@@ -274,12 +266,12 @@ impl Shared {
     fn write_in_place(&self) {
         loop {
             let Ok(mut wire) = self.wire.try_lock() else { return };
-            let outcome =
-                if wire.blocked { Poll::Pending } else { wire.flush(self, &mut Context::from_waker(Waker::noop())) };
+            let outcome = wire.flush(self, &mut Context::from_waker(Waker::noop()));
             drop(wire);
             match outcome {
                 Poll::Ready(Ok(())) => {}
-                // The task's poll may have failed to get the wire while we held it.
+                // Ours was the last waker the stream was given, and it wakes nobody: the task must poll again with its
+                // own. That also serves a task whose poll failed to get the wire while we held it.
                 Poll::Pending => return self.wake_task(),
                 Poll::Ready(Err(error)) => return self.close(CloseReason::Io(error)),
             }
@@ -338,7 +330,7 @@ impl Shared {
         self.permits.close();
         // A sender may hold the wire for the length of one system call; it finds the outbox empty and lets go.
         if let Ok(mut wire) = self.wire.lock() {
-            *wire = Wire { writer: None, parts: VecDeque::new(), frames: VecDeque::new(), blocked: false };
+            *wire = Wire { writer: None, parts: VecDeque::new(), frames: VecDeque::new() };
         }
         for pending in pending {
             let error = RequestError::Disconnected {
@@ -358,12 +350,6 @@ impl Shared {
 impl Wire {
     /// Writes until nothing is left (`Ready`) or the stream takes no more.
     fn flush(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = self.flush_frames(shared, cx);
-        self.blocked = outcome.is_pending();
-        outcome
-    }
-
-    fn flush_frames(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             self.begin_frames(shared);
             let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };

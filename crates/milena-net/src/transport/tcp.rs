@@ -64,3 +64,22 @@ fn tune(stream: TcpStream) -> io::Result<TcpStream> {
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_send_at_once_and_notice_a_peer_that_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let address = BrokerAddress::new("127.0.0.1", port.into()).expect("an address");
+        let stream = dial(&address, Duration::from_secs(10)).await.expect("connected");
+        assert!(stream.nodelay().expect("a socket"));
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("a socket"));
+        assert_eq!(socket.tcp_keepalive_time().expect("a socket"), KEEPALIVE_IDLE);
+    }
+}

@@ -89,13 +89,17 @@ async fn an_idle_client_asks_every_five_minutes() {
 async fn a_broker_that_hangs_holds_up_no_refresh() {
     let broker = Broker::builder().nodes(3).topic("orders", 3).build();
     let client = client(&broker).await;
-    let node = client.metadata().nodes[0].id;
-    broker.faults().add(Rule::new(Fault::Delay(Duration::from_secs(3_600))).api(ApiKey::Metadata).node(node).always());
+    broker.clear_requests();
+    client.refresh_metadata().await.expect("a broker answers");
+    let asked = broker.requests().iter().find(|count| count.api == ApiKey::Metadata).expect("one was asked").node;
+    let hangs = Fault::Delay(Duration::from_secs(3_600));
+    let hit = broker.faults().add(Rule::new(hangs).api(ApiKey::Metadata).node(asked).always());
     for _ in 0..5 {
         let start = Instant::now();
         client.refresh_metadata().await.expect("another broker answers");
         assert!(start.elapsed() <= Duration::from_secs(6), "{:?}", start.elapsed());
     }
+    assert!(broker.faults().hits(hit) > 0, "the one that hangs was asked");
 }
 
 #[tokio::test(start_paused = true)]
