@@ -126,8 +126,8 @@ impl Session {
     fn note(&mut self, key: &Key, seen: &Seen) -> bool {
         let Some(cached) = self.partitions.get_mut(key) else { return true };
         let changed = cached.high_watermark != seen.high_watermark || cached.log_start_offset != seen.log_start_offset;
-        // Once an error is gone, the client has to hear so.
-        cached.high_watermark = if seen.failed { -1 } else { seen.high_watermark };
+        // A failed read has no high watermark, so the client hears once the error is gone.
+        cached.high_watermark = seen.high_watermark;
         cached.log_start_offset = seen.log_start_offset;
         seen.failed || seen.has_records || seen.diverging || changed
     }
