@@ -1,9 +1,11 @@
 //! Members that share partitions, come, go and crash.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use milena::{Bus, Delivery, SubscribeError, Subscription, SubscriptionEvent};
 use milena_broker::Broker;
+use tokio::sync::Semaphore;
 
 use crate::support::*;
 
@@ -47,7 +49,7 @@ async fn members_join_and_leave_under_load_without_loss_disorder_or_repeats() {
     let publisher = {
         let bus = bus_on(&broker).await;
         tokio::spawn(async move {
-            for number in 0..100 {
+            for number in 0..500 {
                 let steps: Vec<_> = (0..20).map(|thing| stepped(format!("t-{thing}"), number)).collect();
                 for receipt in bus.publish_batch(&steps).await {
                     receipt.unwrap();
@@ -59,20 +61,61 @@ async fn members_join_and_leave_under_load_without_loss_disorder_or_repeats() {
     until("load", || journal.len() > 100).await;
     let (second_bus, second) = member(&broker, &journal).await;
     within("shared", second.wait_for(|status| !status.partitions.is_empty())).await.unwrap();
-    until("more load", || journal.len() > 600).await;
+    until("more load", || journal.len() > 2_000).await;
     let (third_bus, third) = member(&broker, &journal).await;
     within("shared by three", third.wait_for(|status| !status.partitions.is_empty())).await.unwrap();
-    until("still more", || journal.len() > 1_000).await;
+    until("still more", || journal.len() > 4_000).await;
     let left = within("the first leaves", first_bus.close(Duration::from_secs(30))).await;
     assert!(left.is_complete(), "{left:?}");
-    until("more", || journal.len() > 1_400).await;
+    until("more", || journal.len() > 6_000).await;
     let left = within("the second leaves", second_bus.close(Duration::from_secs(30))).await;
     assert!(left.is_complete(), "{left:?}");
     within("published", publisher).await.unwrap();
-    until("all are handled", || journal.distinct() == 2_000).await;
+    until("all are handled", || journal.distinct() == 10_000).await;
     assert!(within("the last leaves", third_bus.close(Duration::from_secs(30))).await.is_complete());
     journal.assert_order();
-    assert_eq!(journal.len(), 2_000, "orderly rebalances repeat nothing");
+    assert_eq!(journal.len(), 10_000, "orderly rebalances repeat nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_does_not_end_holds_a_rebalance_up_only_so_long_and_then_no_longer_counts() {
+    let broker = broker(2);
+    let gate = Arc::new(Semaphore::new(0));
+    let shut = Arc::clone(&gate);
+    let first_bus = bus_on(&broker).await;
+    let first = first_bus
+        .subscribe(policy(), move |_: Stepped| {
+            let shut = Arc::clone(&shut);
+            async move { shut.acquire().await.unwrap().forget() }
+        })
+        .group("workers")
+        .revoke_timeout(Duration::from_secs(3))
+        .await
+        .unwrap();
+    within("ready", first.ready()).await.unwrap();
+    for thing in 0..8 {
+        first_bus.publish(&stepped(format!("t-{thing}"), 0)).await.unwrap();
+    }
+    within("all are stuck", first.wait_for(|status| status.running == 8)).await.unwrap();
+    let journal = Journal::default();
+    let started = tokio::time::Instant::now();
+    let (second_bus, second) = member(&broker, &journal).await;
+    let shared = within("its share", second.wait_for(|status| status.partitions.len() == 1)).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(10), "took {:?}", started.elapsed());
+    let partition = shared.partitions[0].1;
+    let (_, end) = broker.log_offsets("steps", partition).unwrap();
+    within("its events", second.wait_for(|status| status.counts.handled == end as u64)).await.unwrap();
+    until_async("its commit", async || committed(&broker, "workers", "steps", partition).await == Some(end)).await;
+    gate.add_permits(100);
+    let after = within("the late ones", first.wait_for(|status| status.counts.handled + status.counts.stale >= 8))
+        .await
+        .unwrap();
+    assert!(after.counts.stale >= end as u64, "{:?}", after.counts);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(committed(&broker, "workers", "steps", partition).await, Some(end), "a late completion commits nothing");
+    for bus in [first_bus, second_bus] {
+        assert!(within("close", bus.close(Duration::from_secs(20))).await.is_complete());
+    }
 }
 
 /// In real time: a crash is a runtime that is gone with everything on it, and a paused clock does not reach over two.
@@ -156,9 +199,8 @@ async fn a_member_of_another_service_in_the_group_raises_an_alarm() {
     let mut events = ours.events();
     let members = within("the alarm", async {
         loop {
-            match events.next().await.expect("it runs") {
-                SubscriptionEvent::ForeignMembers { members } => return members,
-                _ => {}
+            if let SubscriptionEvent::ForeignMembers { members } = events.next().await.expect("it runs") {
+                return members;
             }
         }
     })

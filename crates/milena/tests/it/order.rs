@@ -30,7 +30,7 @@ async fn events_of_an_aggregate_are_handled_in_order_by_slow_and_failing_handler
                 let event = delivery.event();
                 // Some are slow, and every fifth fails twice before it succeeds.
                 tokio::time::sleep(Duration::from_millis((event.number * 7 + event.thing.len() as u64) % 13)).await;
-                if event.number % 5 == 0 && delivery.attempt() < 3 {
+                if event.number.is_multiple_of(5) && delivery.attempt() < 3 {
                     return Err("not yet");
                 }
                 log.note(event);
