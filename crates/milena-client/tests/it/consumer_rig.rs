@@ -85,41 +85,53 @@ impl Rig {
         transaction: Option<(i64, i32)>,
         compression: Compression,
     ) -> i64 {
-        let mut batch = BatchEncoder::new(Vec::new(), WALL + values.start);
-        for value in values {
-            let text = value.to_string();
-            let header = RecordHeader { key: "n", value: Some(text.as_bytes()) };
-            batch.append(WALL + value, Some(b"k"), Some(text.as_bytes()), &[header]).expect("fits");
-        }
-        let mut batch = batch.seal(compression, None).expect("compresses");
-        if let Some((producer_id, sequence)) = transaction {
-            batch.stamp(producer_id, 0, sequence, true);
-        }
-        let records: Bytes = batch.to_bytes();
-        let build = |_| ProduceRequest {
-            transactional_id: transaction.map(|_| "tx".into()),
-            acks: -1,
-            timeout_ms: 1000,
-            topic_data: vec![TopicProduceData {
-                name: topic.into(),
-                partition_data: vec![PartitionProduceData {
-                    index: partition,
-                    records: Some(records.clone()),
-                    ..PartitionProduceData::default()
-                }],
-                ..TopicProduceData::default()
-            }],
-            ..ProduceRequest::default()
-        };
-        let target = Target::Leader { topic: topic.to_owned(), partition };
-        let of = |_, response: &milena_protocol::messages::ProduceResponse| {
-            response.responses[0].partition_responses[0].error_code
-        };
-        let response = self.client.raw().send_versioned(target, 11, build, of).await.expect("the broker answers");
-        let written = &response.responses[0].partition_responses[0];
-        assert!(written.error_code.is_ok(), "{}", written.error_code);
-        written.base_offset
+        produce(&self.client, topic, partition, values, transaction, compression).await
     }
+}
+
+/// Writes one batch of values, timestamps [`WALL`] + value; returns its first offset.
+pub(crate) async fn produce(
+    client: &Client,
+    topic: &str,
+    partition: i32,
+    values: std::ops::Range<i64>,
+    transaction: Option<(i64, i32)>,
+    compression: Compression,
+) -> i64 {
+    let mut batch = BatchEncoder::new(Vec::new(), WALL + values.start);
+    for value in values {
+        let text = value.to_string();
+        let header = RecordHeader { key: "n", value: Some(text.as_bytes()) };
+        batch.append(WALL + value, Some(b"k"), Some(text.as_bytes()), &[header]).expect("fits");
+    }
+    let mut batch = batch.seal(compression, None).expect("compresses");
+    if let Some((producer_id, sequence)) = transaction {
+        batch.stamp(producer_id, 0, sequence, true);
+    }
+    let records: Bytes = batch.to_bytes();
+    let build = |_| ProduceRequest {
+        transactional_id: transaction.map(|_| "tx".into()),
+        acks: -1,
+        timeout_ms: 1000,
+        topic_data: vec![TopicProduceData {
+            name: topic.into(),
+            partition_data: vec![PartitionProduceData {
+                index: partition,
+                records: Some(records.clone()),
+                ..PartitionProduceData::default()
+            }],
+            ..TopicProduceData::default()
+        }],
+        ..ProduceRequest::default()
+    };
+    let target = Target::Leader { topic: topic.to_owned(), partition };
+    let of = |_, response: &milena_protocol::messages::ProduceResponse| {
+        response.responses[0].partition_responses[0].error_code
+    };
+    let response = client.raw().send_versioned(target, 11, build, of).await.expect("the broker answers");
+    let written = &response.responses[0].partition_responses[0];
+    assert!(written.error_code.is_ok(), "{}", written.error_code);
+    written.base_offset
 }
 
 async fn client(broker: &Broker, seed: u64) -> Client {

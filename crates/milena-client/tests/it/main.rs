@@ -3,6 +3,7 @@
 mod base;
 mod consumer_assigned;
 mod consumer_group;
+mod consumer_real;
 mod consumer_rig;
 mod producer_basics;
 mod producer_cancel;
