@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod history;
 pub mod kafka;
 pub mod kafka_tools;
 pub mod wire;

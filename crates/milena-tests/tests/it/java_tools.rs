@@ -40,9 +40,9 @@ mod one_node {
             for record in &read {
                 assert_eq!(record.headers, format!("codec:{name}"));
             }
-            let read = read.into_iter().map(|record| {
-                ((record.partition, record.offset), (record.timestamp, record.key, record.value))
-            });
+            let read = read
+                .into_iter()
+                .map(|record| ((record.partition, record.offset), (record.timestamp, record.key, record.value)));
             assert_eq!(read.collect::<BTreeMap<_, _>>(), written, "{name}");
         }
     }

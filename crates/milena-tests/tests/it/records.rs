@@ -38,8 +38,7 @@ async fn every_codec_comes_back_exactly(cluster: Cluster) {
             // Null, empty and filled are three things; so are a header's name twice and once.
             let key = [None, Some(String::new()), Some(format!("key-{}", i % 50))][i % 3].clone();
             let value = [None, Some(String::new()), Some(format!("{i} ").repeat(i % 60 + 1))][i % 7 % 3].clone();
-            let headers =
-                [RecordHeader { key: "name", value: Some(b"a") }, RecordHeader { key: "name", value: None }];
+            let headers = [RecordHeader { key: "name", value: Some(b"a") }, RecordHeader { key: "name", value: None }];
             let mut record = Record::to(&topic).headers(&headers[..i % 3]).timestamp(1_700_000_000_000 + i as i64);
             record.key = key.as_ref().map(String::as_bytes);
             record.value = value.as_ref().map(String::as_bytes);
