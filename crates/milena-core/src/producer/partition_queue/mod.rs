@@ -186,9 +186,9 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         let Some(entry) = self.batches.get(sent) else {
             return Err(if sent == 0 { Blocked::Empty } else { Blocked::Busy });
         };
+        // Closed for a new leader too: it gets nothing before the old one has answered for everything.
         let limit = if config.idempotent && !self.is_proven_on(leader) { 1 } else { config.max_in_flight };
-        let moving = self.leader.is_some_and(|known| known.node != leader.node);
-        if self.zombies > 0 || sent >= limit || (moving && sent > 0) || self.sent().any(Entry::is_failed) {
+        if self.zombies > 0 || sent >= limit || self.sent().any(Entry::is_failed) {
             return Err(Blocked::Busy);
         }
         if let Some(at) = self.retry_at.filter(|at| *at > now) {

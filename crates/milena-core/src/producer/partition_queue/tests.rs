@@ -243,6 +243,18 @@ fn never_sent_fails_and_unanswered_is_possibly_written_and_mutes_the_partition()
 }
 
 #[test]
+fn reported_batch_mutes_a_partition_that_has_room_for_more() {
+    let mut bench = Bench::proven(1);
+    let (ticket, _) = bench.take().unwrap();
+    bench.wait(120);
+    bench.push();
+    assert_eq!(bench.outcome(1), "possibly written");
+    assert_eq!(bench.take(), Err(Blocked::Busy), "one of five is in flight, and its outcome is open");
+    bench.acknowledge(ticket, 10);
+    assert_eq!(bench.take().unwrap().1, 20);
+}
+
+#[test]
 fn late_acknowledgement_of_a_reported_batch_leaves_no_gap() {
     let mut bench = Bench::new(1);
     let (ticket, _) = bench.take().unwrap();
