@@ -108,7 +108,7 @@ fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
 /// The tests of the modules called `filter`, which a plain `cargo test` ignores, with `lease` to run on.
 fn real_tests(lease: &Lease, variable: &str, filter: &str, n_threads: usize, report: &mut Report) -> Outcome<Command> {
     let mut command = host::cargo();
-    command.args(["test", "--workspace", "--no-fail-fast", "--", "--ignored", filter]);
+    command.args(["test", "--workspace", "--tests", "--no-fail-fast", "--", "--ignored", filter]);
     command.arg(format!("--test-threads={n_threads}"));
     lease.tell(&mut command, variable)?;
     match kafka::tools_class_path() {
