@@ -2,7 +2,7 @@
 //!
 //! Each is one future that ends within the client's time limits and says what it found; none touches the driver's state.
 
-use std::collections::BTreeSet;
+use std::sync::Weak;
 
 use milena_admin::{Admin, OffsetSpec};
 use milena_client::consumer::{AssignmentEpoch, Consumer, OffsetRefused};
@@ -10,6 +10,7 @@ use milena_client::{Client, TopicPartition};
 
 use super::driver::describe;
 use super::handle::SeekTo;
+use crate::bus::Inner;
 
 /// What was found out.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ pub(super) async fn commit(
 
 /// Looks for members of the group that read none of the topics that this bus reads in it: somebody has copied the
 /// group's name, and every rebalance of theirs is ours too.
-pub(super) async fn find_foreign_members(client: Client, group: String, own_topics: BTreeSet<String>) -> Background {
+pub(super) async fn find_foreign_members(client: Client, group: String, bus: Weak<Inner>) -> Background {
     let admin = Admin::new(&client);
     let members = match admin.describe_groups(&[&group]).await.map(|mut groups| groups.pop()) {
         Ok(Some((_, Ok(description)))) => description.members,
@@ -90,6 +91,8 @@ pub(super) async fn find_foreign_members(client: Client, group: String, own_topi
             return Background::Nothing;
         }
     };
+    // Looked at now, not when the subscription began: others of this bus may have come since.
+    let Some(own_topics) = bus.upgrade().map(|bus| bus.registry.topics_of(&group)) else { return Background::Nothing };
     let is_foreign = |member: &milena_admin::GroupMember| {
         let partitions = member.partitions();
         !partitions.is_empty() && !partitions.iter().any(|it| own_topics.contains(&*it.topic))

@@ -11,9 +11,10 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::consumer::subscribed_consumer;
 use super::driver::{Driver, DriverSettings};
-use super::engine::{DeadLetterWriter, Engine, EngineSettings, Order};
+use super::engine::{Engine, EngineSettings, Order};
 use super::handle::Subscription;
 use super::status::SubscriptionStatus;
+use super::workers::DeadLetterWriter;
 use crate::bus::{Bus, Inner, SubscribeError, registry, write_dead_letter};
 use crate::handler::{FromDelivery, IntoOutcome, Routes, UnknownTypes};
 use crate::lanes::Budget;
@@ -209,7 +210,7 @@ impl Subscribe {
             events,
         );
         let settings = DriverSettings {
-            own_topics: inner.registry.topics_of(&group),
+            bus: Arc::downgrade(&inner),
             group: group.to_string(),
             topics: names,
             commit_interval: self.commit_interval,

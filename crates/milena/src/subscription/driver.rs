@@ -5,6 +5,7 @@
 //! the turn itself: it runs beside it in `background`, so handlers, heartbeats and revocations never wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use milena_client::consumer::{AssignmentEpoch, Consumer, ConsumerEvent, RecordSet, RevocationGuard, Start};
@@ -18,6 +19,7 @@ use super::consumer::{is_fatal, raw_record};
 use super::engine::Engine;
 use super::handle::{CloseReport, Command, SeekTo, SubscriptionError};
 use super::status::{StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};
+use crate::bus::Inner;
 
 /// How long a subscription that nobody closes may take to end: its bus was dropped, or it stops by itself.
 const UNASKED_CLOSE: Duration = Duration::from_secs(30);
@@ -32,12 +34,11 @@ const POSITION_CHECK: Duration = Duration::from_millis(5);
 const FINISHING_SHARE: f64 = 0.8;
 
 /// How a driver works.
-#[derive(Debug)]
 pub(super) struct DriverSettings {
     pub(super) topics: Vec<String>,
     pub(super) group: String,
-    /// Topics of the group that this bus reads elsewhere: members that read them are no strangers.
-    pub(super) own_topics: BTreeSet<String>,
+    /// The bus, for as long as it is there: it knows which topics it reads in this group by other subscriptions.
+    pub(super) bus: Weak<Inner>,
     pub(super) commit_interval: Duration,
     pub(super) commit_records: u64,
     /// How long a rebalance waits for what was begun, at most.
@@ -206,6 +207,8 @@ impl Driver {
                 let partitions = assignment.partitions().to_vec();
                 let epoch = assignment.epoch();
                 for partition in &partitions {
+                    // What is still out from an earlier assignment must not be committed in this one's name.
+                    self.engine.remove(partition);
                     self.held.insert(partition.clone(), epoch);
                     self.unpositioned.insert(partition.clone());
                 }
@@ -213,7 +216,7 @@ impl Driver {
                 self.background.spawn(find_foreign_members(
                     self.client.clone(),
                     self.settings.group.clone(),
-                    self.settings.own_topics.clone(),
+                    self.settings.bus.clone(),
                 ));
                 self.engine.tell(SubscriptionEvent::Assigned { partitions: names(&partitions) });
             }

@@ -7,17 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use milena_client::{TimeSource, TopicPartition};
 use tokio::sync::{broadcast, watch};
-use tokio::task::JoinSet;
 
 use super::status::{Counts, StopReason, SubscriptionEvent};
+use super::workers::{DeadLetterWriter, Finished, Workers};
 use crate::delivery::Cancellation;
 use crate::envelope::{Envelope, EventTime};
 use crate::handler::{Attempt, Handled, Routes};
@@ -39,10 +37,6 @@ pub enum Order {
     /// Nothing.
     None,
 }
-
-/// Writes one dead letter; resolves when the broker has acknowledged it.
-pub(crate) type DeadLetterWriter =
-    Arc<dyn Fn(DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
 /// How an engine works.
 #[derive(Clone)]
@@ -103,22 +97,6 @@ struct Job {
     is_dead: bool,
 }
 
-/// The tasks of handlers and dead-letter writes.
-struct Workers {
-    routes: Arc<Routes>,
-    writer: DeadLetterWriter,
-    tasks: JoinSet<Finished>,
-    /// Handlers among the tasks.
-    handlers: usize,
-}
-
-/// A task that came to its end.
-#[derive(Debug)]
-pub(crate) enum Finished {
-    Attempt { partition: TopicPartition, ticket: Ticket, result: Result<Handled, Failure> },
-    DeadLetter { partition: TopicPartition, ticket: Ticket, result: Result<(), String> },
-}
-
 /// Partitions that the consumer should stop and go on fetching.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flow {
@@ -139,7 +117,7 @@ impl Engine {
             settings,
             partitions: BTreeMap::new(),
             ready: VecDeque::new(),
-            workers: Workers { routes: Arc::new(routes), writer, tasks: JoinSet::new(), handlers: 0 },
+            workers: Workers::new(routes, writer),
             rng,
             clock,
             events,
@@ -196,7 +174,7 @@ impl Engine {
                 enqueue(&mut self.ready, id, partition);
             }
         }
-        while self.workers.handlers < self.settings.concurrency {
+        while self.workers.handlers() < self.settings.concurrency {
             let Some(id) = self.ready.pop_front() else { return };
             let Some(partition) = self.partitions.get_mut(&id) else { continue };
             partition.is_queued = false;
@@ -227,31 +205,21 @@ impl Engine {
     /// # Cancel safety
     /// No task is lost when this is dropped.
     pub(crate) async fn finished(&mut self) -> Finished {
-        loop {
-            match self.workers.tasks.join_next().await {
-                Some(Ok(finished)) => return finished,
-                // A task catches its handler's panic, and nobody aborts one but `abort`, which forgets them all.
-                Some(Err(error)) => tracing::error!(%error, "a handler's task ended without a result"),
-                None => std::future::pending::<()>().await,
-            }
-        }
+        self.workers.finished().await
     }
 
     /// Another task that has ended already.
     pub(crate) fn try_finished(&mut self) -> Option<Finished> {
-        self.workers.tasks.try_join_next().and_then(Result::ok)
+        self.workers.try_finished()
     }
 
     /// Takes note of a task that ended.
     pub(crate) fn handle_finished(&mut self, now: Instant, finished: Finished) {
         match finished {
-            Finished::Attempt { partition, ticket, result } => {
-                self.workers.handlers -= 1;
-                match result {
-                    Ok(handled) => self.handle_success(&partition, ticket, &handled),
-                    Err(failure) => self.handle_failure(now, &partition, ticket, failure),
-                }
-            }
+            Finished::Attempt { partition, ticket, result } => match result {
+                Ok(handled) => self.handle_success(&partition, ticket, &handled),
+                Err(failure) => self.handle_failure(now, &partition, ticket, failure),
+            },
             Finished::DeadLetter { partition, ticket, result } => {
                 self.handle_dead_letter(now, &partition, ticket, result);
             }
@@ -515,7 +483,7 @@ impl Engine {
     pub(crate) fn abort(&mut self) -> usize {
         let ids: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
         let unfinished = ids.iter().map(|id| self.remove(id)).sum();
-        self.workers.tasks.abort_all();
+        self.workers.abort();
         unfinished
     }
 
@@ -534,7 +502,7 @@ impl Engine {
     }
 
     pub(crate) fn running(&self) -> usize {
-        self.workers.handlers
+        self.workers.handlers()
     }
 
     pub(crate) fn parked(&self) -> usize {
@@ -551,31 +519,12 @@ impl Engine {
     }
 }
 
-impl Workers {
-    fn handle(&mut self, partition: TopicPartition, ticket: Ticket, attempt: Attempt) {
-        let routes = Arc::clone(&self.routes);
-        self.handlers += 1;
-        self.tasks.spawn(async move {
-            let result = routes.handle(attempt).await;
-            Finished::Attempt { partition, ticket, result }
-        });
-    }
-
-    fn write_off(&mut self, partition: TopicPartition, ticket: Ticket, letter: DeadLetter) {
-        let written = (self.writer)(letter);
-        self.tasks.spawn(async move {
-            let result = written.await;
-            Finished::DeadLetter { partition, ticket, result }
-        });
-    }
-}
-
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("group", &self.settings.group)
             .field("partitions", &self.partitions.len())
-            .field("running", &self.workers.handlers)
+            .field("running", &self.workers.handlers())
             .finish_non_exhaustive()
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::engine::*;
 use super::status::*;
+use super::workers::DeadLetterWriter;
 use crate::delivery::Delivery;
 use crate::envelope::{Envelope, Header, WireShape};
 use crate::handler::{FromDelivery, IntoOutcome, Routes};

@@ -10,6 +10,7 @@ mod driver;
 mod engine;
 mod handle;
 mod status;
+mod workers;
 
 #[cfg(test)]
 mod engine_tests;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use milena::{Bus, CloseReport, Delivery, Envelope, Event, SeekTo, StartAt, SubscriptionError, TopicStrategy};
+use milena::{
+    Bus, CloseReport, Delivery, Envelope, Event, SeekTo, StartAt, SubscriptionError, SubscriptionEvent, TopicStrategy,
+};
 use milena_broker::Broker;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,7 @@ async fn subscriptions_come_and_go_under_load_and_share_no_fate() {
     let journal = Journal::default();
     let first = bus.subscribe(policy(), noting(&journal)).group("workers").await.unwrap();
     within("ready", first.ready()).await.unwrap();
+    let mut told = first.events();
     let publisher = {
         let bus = bus.clone();
         tokio::spawn(async move {
@@ -51,6 +54,9 @@ async fn subscriptions_come_and_go_under_load_and_share_no_fate() {
     journal.assert_order();
     assert_eq!(journal.distinct(), 300);
     let _ = bus.close(Duration::from_secs(10)).await;
+    while let Some(event) = told.next().await {
+        assert!(!matches!(event, SubscriptionEvent::ForeignMembers { .. }), "the bus's own members are no strangers");
+    }
 }
 
 #[tokio::test(start_paused = true)]
