@@ -206,6 +206,9 @@ mod snappy {
             let bytes = [&HEADER[..], &length.to_be_bytes(), &[1, 0]].concat();
             assert!(matches!(refused(&bytes), CompressError::Corrupt { .. }), "{length}");
         }
+        // A block without bytes makes no progress worth having, even where it would end well.
+        let nothing = [&HEADER[..], &0i32.to_be_bytes()].concat();
+        assert!(matches!(refused(&nothing), CompressError::Corrupt { .. }));
         for cut in 8..20 {
             let bytes = framed(&[&raw(b"text")]);
             if cut != 16 {
@@ -271,6 +274,22 @@ mod lz4 {
                 }
             }
         }
+    }
+
+    #[test]
+    fn linked_blocks_reach_back_as_far_as_the_window() {
+        // Noise, twice: what matches lies 60,000 bytes back, in another block.
+        let mut state = 1u32;
+        let noise: Vec<u8> = (0..60_000)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .collect();
+        let input = [&noise[..], &noise].concat();
+        let frame = foreign(&input, FrameInfo::new().block_mode(BlockMode::Linked));
+        assert!(frame.len() < 80_000, "{} bytes: nothing matched", frame.len());
+        assert_eq!(inflate(Compression::Lz4, &frame, input.len()).unwrap(), input);
     }
 
     #[test]

@@ -307,6 +307,8 @@ proptest! {
         let mut bytes = seal(&flights(20), Compression::None).to_bytes().to_vec();
         let at = at % bytes.len();
         bytes[at] = byte;
+        // A codec has tables of its own, whatever the batch's size: they are metered with the codecs.
+        prop_assume!(bytes[22] & 7 == 0);
         if repair {
             repair_crc(&mut bytes);
         }

@@ -2,7 +2,6 @@
 //! header names and the last offset delta, so neither is compared; its codecs are left out, so nothing is compressed.
 
 use bytes::{Bytes, BytesMut};
-use indexmap::IndexMap;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{
     Compression as TheirCompression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
@@ -48,7 +47,7 @@ fn theirs(records: &[OwnedRecord]) -> Vec<Record> {
                 .headers
                 .iter()
                 .map(|(name, value)| (StrBytes::from_string(name.clone()), bytes(value)))
-                .collect::<IndexMap<_, _>>(),
+                .collect(),
         })
         .collect()
 }
