@@ -133,12 +133,10 @@ impl Driver {
                 }
             };
             tokio::select! {
+                biased;
                 Some(answer) = self.answers.recv() => self.take_answer(answer),
-                command = self.commands.recv() => match command {
-                    Some(command) => self.take_command(command),
-                    // The last handle is gone, and said so in the shared state.
-                    None => shared.driver.notified().await,
-                },
+                // Ends with the last handle, which says so in the shared state; answers and time go on.
+                Some(command) = self.commands.recv() => self.take_command(command),
                 () = shared.driver.notified() => {}
                 Ok(()) = self.changes.changed() => {}
                 () = sleep => {}

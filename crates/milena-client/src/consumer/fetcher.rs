@@ -98,6 +98,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
 async fn wait(changed: impl Future<Output = ()>, until: Option<Instant>) {
     match until {
         Some(until) => tokio::select! {
+            biased;
             () = changed => {}
             () = sleep_until(until.into()) => {}
         },
@@ -128,6 +129,7 @@ async fn fetch(
         changed.as_mut().enable();
         begin_aside(shared, node, parked_until);
         tokio::select! {
+            biased;
             answered = &mut answer => break answered,
             () = changed => {}
         }
@@ -361,7 +363,7 @@ impl Shared {
         }
         let Some(charge) = self.reserve(state, kind, asked.targets.len()) else { return Plan::Wait(later) };
         if kind == Kind::Session {
-            asked.versions.keys().for_each(|partition| drop(state.quiet.remove(partition)));
+            state.quiet.retain(|partition, _| !asked.versions.contains_key(partition));
         }
         state.asked.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
         Plan::Fetch(asked, charge)

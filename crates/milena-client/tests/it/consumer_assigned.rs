@@ -6,10 +6,11 @@ use milena_broker::{Fault, Rule};
 use milena_client::ErrorClass;
 use milena_client::consumer::{ConsumeError, Isolation, OffsetReset, Start};
 use milena_protocol::compress::Compression;
+use milena_protocol::record::BatchEncoder;
 use milena_protocol::{ApiKey, ErrorCode};
 use tokio::time::{Instant, timeout};
 
-use crate::consumer_rig::{LIMIT, Rig, WALL, assert_quiet, next, read, records, tp, values};
+use crate::consumer_rig::{LIMIT, Rig, WALL, assert_quiet, read, records, tp, values, write};
 
 fn all(partitions: i32) -> impl Iterator<Item = (&'static str, i32, Start)> {
     (0..partitions).map(|partition| ("t", partition, Start::Beginning))
@@ -106,8 +107,6 @@ async fn paused_partition_keeps_what_was_fetched_and_loses_nothing() {
     while first.partition() != 0 {
         first = records(&consumer).await;
     }
-    let fetches =
-        || rig.broker.requests().iter().filter(|count| count.api == ApiKey::Fetch).map(|c| c.count).sum::<u64>();
     consumer.pause(&tp("t", 0)).unwrap();
     rig.produce("t", 1, 10..20).await;
     loop {
@@ -118,7 +117,6 @@ async fn paused_partition_keeps_what_was_fetched_and_loses_nothing() {
         }
     }
     assert_quiet(&consumer, Duration::from_secs(3)).await;
-    let _ = fetches();
     consumer.resume(&tp("t", 0)).unwrap();
     let mut rest = Vec::new();
     while rest.len() < 40 {
@@ -222,7 +220,7 @@ async fn evicted_session_costs_nothing_but_a_full_fetch() {
     let consumer = rig.consumer().build().unwrap();
     consumer.assign(all(4)).unwrap();
     rig.broker.faults().add(Rule::new(Fault::EvictFetchSession).api(ApiKey::Fetch).nth(3).times(5));
-    let mut expected = vec![0i64; 4];
+    let mut expected = [0i64; 4];
     for round in 0..10 {
         for partition in 0..4 {
             rig.produce("t", partition, round * 10..round * 10 + 10).await;
@@ -288,10 +286,14 @@ async fn stopped_broker_delays_its_partitions_only() {
 #[tokio::test(start_paused = true)]
 async fn damaged_batch_is_an_error_with_the_position_before_it() {
     let rig = Rig::new(1, "t", 1).await;
-    rig.produce("t", 0, 0..10).await;
+    let value = vec![b'7'; 2000];
+    let mut batch = BatchEncoder::new(Vec::new(), WALL);
+    batch.append(WALL, None, Some(&value), &[]).expect("fits");
+    let batch = batch.seal(Compression::None, None).expect("seals").to_bytes();
+    write(&rig.client, "t", 0, batch, false).await;
     let faults = rig.broker.faults();
-    // Past the end: the last byte of the answer, which a record ends in before version 12; so cap the version.
-    let damage = faults.add(Rule::new(Fault::FlipReplyByte { at: 150 }).api(ApiKey::Fetch).always());
+    // In the midst of the value: nothing but the CRC tells.
+    let damage = faults.add(Rule::new(Fault::FlipReplyByte { at: 1000 }).api(ApiKey::Fetch).always());
     let consumer = rig.consumer().build().unwrap();
     consumer.assign([("t", 0, Start::Offset(0))]).unwrap();
     let error = timeout(LIMIT, consumer.next()).await.unwrap().unwrap_err();
@@ -299,7 +301,8 @@ async fn damaged_batch_is_an_error_with_the_position_before_it() {
     assert_eq!((partition, *offset), (&tp("t", 0), 0));
     assert_eq!(consumer.position(&tp("t", 0)), Some(0));
     assert!(faults.remove(damage) >= 3, "fetched again before the application hears of it");
-    assert_eq!(values(&records(&consumer).await), (0..10).collect::<Vec<_>>());
+    let set = records(&consumer).await;
+    assert_eq!(set.iter().next().unwrap().value, Some(&value[..]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -442,10 +445,21 @@ async fn broker_errors_are_retried_and_never_lose_the_place() {
     assert_eq!(read(&consumer, 100).await[&0], (0..100).collect::<Vec<_>>());
 }
 
+/// Waits until only the tasks are left that were there before, and those of connections that are the client's.
+async fn settled(rig: &Rig, most: usize) {
+    let wait = async {
+        while rig.client.task_count() > most {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), wait).await.expect("tasks end");
+}
+
 #[tokio::test(start_paused = true)]
 async fn closing_ends_every_task_and_the_stream() {
     let rig = Rig::new(3, "t", 6).await;
-    let before = rig.client.task_count();
+    // A connection to each broker for what is answered at once stays with the client.
+    let most = rig.client.task_count() + 3;
     let consumer = rig.consumer().build().unwrap();
     consumer.assign(all(6)).unwrap();
     assert_quiet(&consumer, Duration::from_secs(2)).await;
@@ -455,13 +469,36 @@ async fn closing_ends_every_task_and_the_stream() {
     consumer.close(Duration::from_secs(5)).await.unwrap();
     assert!(matches!(waiting.await.unwrap(), Err(ConsumeError::Closed)));
     assert!(matches!(consumer.next().await, Err(ConsumeError::Closed)));
-    let settle = async {
-        while rig.client.task_count() > before + 4 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(5), settle).await.expect("tasks end");
+    settled(&rig, most).await;
     drop(consumer);
     assert!(rig.client.close(Duration::from_secs(5)).await.clean);
-    let _ = next;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_ends_every_task() {
+    let rig = Rig::new(3, "t", 6).await;
+    let most = rig.client.task_count() + 4;
+    for group in [None, Some("g")] {
+        let builder = rig.consumer();
+        let builder = group.map_or(builder, |group| rig.member(group));
+        let consumer = builder.build().unwrap();
+        match group {
+            Some(_) => consumer.subscribe(["t"]).unwrap(),
+            None => consumer.assign(all(6)).unwrap(),
+        }
+        let _ = timeout(Duration::from_secs(2), consumer.next()).await;
+        drop(consumer);
+        settled(&rig, most).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_closes_first_ends_the_consumer() {
+    let rig = Rig::new(1, "t", 1).await;
+    let consumer = rig.consumer().build().unwrap();
+    consumer.assign(all(1)).unwrap();
+    assert_quiet(&consumer, Duration::from_secs(2)).await;
+    let report = rig.client.close(Duration::from_secs(10)).await;
+    assert!(report.clean, "{report:?}");
+    assert!(matches!(timeout(LIMIT, consumer.next()).await.unwrap(), Err(ConsumeError::Closed)));
 }

@@ -1,4 +1,5 @@
 //! The consumer on a real Kafka, one node and three, when `MILENA_KAFKA_1` and `MILENA_KAFKA_3` name them.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};

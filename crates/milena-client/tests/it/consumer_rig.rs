@@ -10,6 +10,7 @@ use milena_broker::Broker;
 use milena_client::consumer::{Consumer, ConsumerBuilder, ConsumerEvent, RecordSet};
 use milena_client::raw::Target;
 use milena_client::{BoxFuture, BrokerAddress, Client, Connector, TimeSource, TopicPartition, Transport};
+use milena_protocol::Uuid;
 use milena_protocol::compress::Compression;
 use milena_protocol::messages::ProduceRequest;
 use milena_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -108,19 +109,19 @@ pub(crate) async fn produce(
     if let Some((producer_id, sequence)) = transaction {
         batch.stamp(producer_id, 0, sequence, true);
     }
-    let records: Bytes = batch.to_bytes();
+    write(client, topic, partition, batch.to_bytes(), transaction.is_some()).await
+}
+
+/// Writes a batch as it is; returns its first offset.
+pub(crate) async fn write(client: &Client, topic: &str, partition: i32, records: Bytes, transactional: bool) -> i64 {
     let build = |_| ProduceRequest {
-        transactional_id: transaction.map(|_| "tx".into()),
+        transactional_id: transactional.then(|| "tx".into()),
         acks: -1,
         timeout_ms: 1000,
         topic_data: vec![TopicProduceData {
             name: topic.into(),
-            partition_data: vec![PartitionProduceData {
-                index: partition,
-                records: Some(records.clone()),
-                ..PartitionProduceData::default()
-            }],
-            ..TopicProduceData::default()
+            partition_data: vec![PartitionProduceData { index: partition, records: Some(records.clone()) }],
+            topic_id: Uuid::ZERO,
         }],
         ..ProduceRequest::default()
     };

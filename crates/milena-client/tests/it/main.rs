@@ -1,4 +1,5 @@
 //! The client against the embedded broker, and against peers that are played step by step.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may fail as the test itself")]
 
 mod base;
 mod consumer_assigned;
