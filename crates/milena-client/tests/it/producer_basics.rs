@@ -167,6 +167,27 @@ async fn flush_sends_what_lingers_and_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn flush_ends_the_linger_of_what_has_no_allowance() {
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).linger(Duration::from_secs(20)).build().unwrap();
+    // Until the burst of 2,000 requests is used up, and a record must wait for company.
+    let mut lingering = None;
+    for _ in 0..2_500 {
+        let mut delivery = producer.send(Record::to("t").value("x")).await.unwrap();
+        if tokio::time::timeout(Duration::from_secs(1), &mut delivery).await.is_err() {
+            lingering = Some(delivery);
+            break;
+        }
+    }
+    let lingering = lingering.expect("a record that lingers");
+    let start = tokio::time::Instant::now();
+    producer.flush().await;
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    tokio::time::timeout(Duration::ZERO, lingering).await.expect("answered for").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn send_batch_answers_in_order_and_one_bad_record_fails_alone() {
     let broker = Broker::builder().topic("t", 3).seed(1).build();
     let client = client(&broker).await;

@@ -21,6 +21,11 @@ async fn send(producer: &Producer, partition: i32, number: u32) -> Delivery {
     producer.send(Record::to("t").partition(partition).value(&value)).await.unwrap()
 }
 
+/// Bounded: in virtual time a wait for ever would be one for this test too.
+async fn soon(delivery: Delivery) -> Result<milena_client::producer::RecordMetadata, ProduceError> {
+    tokio::time::timeout(DEADLINE, delivery).await.expect("an answer, of whatever kind")
+}
+
 fn produce(fault: Fault) -> Rule {
     Rule::new(fault).api(ApiKey::Produce)
 }
@@ -186,7 +191,7 @@ async fn unanswered_batch_is_possibly_written_and_the_partition_goes_on() {
     let rule = broker.faults().add(produce(Fault::DropAfterApply).always());
     let start = tokio::time::Instant::now();
     let unanswered = send(&producer, 0, 1).await;
-    let error = unanswered.await.unwrap_err();
+    let error = soon(unanswered).await.unwrap_err();
     assert!(matches!(error, ProduceError::DeliveryTimeout { outcome: Outcome::PossiblyWritten, .. }), "{error}");
     assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
     broker.faults().remove(rule);
@@ -212,7 +217,7 @@ async fn held_answer_keeps_the_buffer_until_it_comes() {
     send(&producer, 0, 1).await.await.unwrap();
     // The connection keeps the throttle: what comes now is not even written before its time is over.
     let late = send(&producer, 0, 2).await;
-    let error = late.await.unwrap_err();
+    let error = soon(late).await.unwrap_err();
     assert!(matches!(error, ProduceError::DeliveryTimeout { .. }), "{error}");
     assert!(producer.metrics().buffer_used > 0, "its request still holds it (CVE-2026-35554)");
     let after = send(&producer, 0, 3).await;
@@ -234,7 +239,7 @@ async fn never_sent_has_failed_for_certain() {
     broker.remove_leader("t", 0).unwrap();
     client.refresh_metadata().await.unwrap();
     let delivery = send(&producer, 0, 1).await;
-    let error = delivery.await.unwrap_err();
+    let error = soon(delivery).await.unwrap_err();
     assert!(matches!(error, ProduceError::DeliveryTimeout { outcome: Outcome::Failed, .. }), "{error:?}");
     broker.move_leader("t", 0, 1).unwrap();
     send(&producer, 0, 2).await.await.unwrap();
