@@ -3,21 +3,26 @@
 //! Each turn takes in what has happened, lets the engine start handlers, tells the consumer which partitions to pause,
 //! commits what is due, and then waits for the next thing to happen. Nothing that needs a broker's answer is awaited in
 //! the turn itself: it runs beside it in `background`, so handlers, heartbeats and revocations never wait for it.
+//! Closing and seeking, which take several turns, have files of their own.
+
+mod closing;
+mod seeking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use milena_client::consumer::{AssignmentEpoch, Consumer, ConsumerEvent, RecordSet, RevocationGuard, Start};
+use milena_client::consumer::{AssignmentEpoch, Consumer, ConsumerEvent, RecordSet, RevocationGuard};
 use milena_client::{Client, TopicPartition};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
-use super::background::{Background, commit, find_foreign_members, find_offset};
+use self::closing::Closing;
+use self::seeking::Seek;
+use super::background::{Background, commit, find_foreign_members};
 use super::consumer::{is_fatal, raw_record};
 use super::engine::Engine;
-use super::handle::{CloseReport, Command, SeekTo, SubscriptionError};
+use super::handle::{Command, SubscriptionError};
 use super::status::{StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};
 use crate::bus::Inner;
 
@@ -29,9 +34,6 @@ const MOST_COMPLETIONS: usize = 1_024;
 
 /// How often is looked whether a partition that was just assigned has its position.
 const POSITION_CHECK: Duration = Duration::from_millis(5);
-
-/// The part of a close's time that is for finishing; the rest is for committing and leaving the group.
-const FINISHING_SHARE: f64 = 0.8;
 
 /// How a driver works.
 pub(super) struct DriverSettings {
@@ -73,22 +75,6 @@ struct Revocation {
     guard: RevocationGuard,
     deadline: Instant,
     is_committing: bool,
-}
-
-struct Seek {
-    partition: TopicPartition,
-    /// Where to, once found.
-    offset: Option<i64>,
-    reply: oneshot::Sender<Result<(), SubscriptionError>>,
-}
-
-struct Closing {
-    /// When finishing must be over.
-    finish_by: Instant,
-    /// When everything must be over.
-    deadline: Instant,
-    reason: Option<StopReason>,
-    replies: Vec<oneshot::Sender<CloseReport>>,
 }
 
 impl Driver {
@@ -300,47 +286,6 @@ impl Driver {
         }
     }
 
-    fn begin_seek(
-        &mut self,
-        topic: String,
-        partition: i32,
-        to: SeekTo,
-        reply: oneshot::Sender<Result<(), SubscriptionError>>,
-    ) {
-        let id = TopicPartition::new(topic.as_str(), partition);
-        let is_busy = self.seeks.iter().any(|seek| seek.partition == id);
-        if !self.held.contains_key(&id) || is_busy || self.closing.is_some() {
-            let _ = reply.send(Err(SubscriptionError::NotAssigned { topic, partition }));
-            return;
-        }
-        // Nothing new is begun for it from now on, so that no handler of the old position runs into the new one.
-        self.engine.halt(&id);
-        self.background.spawn(find_offset(self.client.clone(), id.clone(), to));
-        self.seeks.push(Seek { partition: id, offset: None, reply });
-    }
-
-    fn carry_out_seeks(&mut self, now: Instant) {
-        let engine = &self.engine;
-        let is_due = |seek: &mut Seek| seek.offset.is_some() && engine.is_drained(&seek.partition);
-        let due: Vec<Seek> = self.seeks.extract_if(.., is_due).collect();
-        for seek in due {
-            let Some(offset) = seek.offset else { continue };
-            let result =
-                self.consumer.seek(&seek.partition, Start::Offset(offset)).map_err(|error| SubscriptionError::Seek {
-                    topic: seek.partition.topic.to_string(),
-                    partition: seek.partition.partition,
-                    message: describe(&error),
-                });
-            if result.is_ok() {
-                // -1 is no committed offset, so the new position is committed even before anything is handled there.
-                self.unpositioned.remove(&seek.partition);
-                self.engine.assign(seek.partition.clone(), offset, -1);
-                self.commit_at = Some(now);
-            }
-            let _ = seek.reply.send(result);
-        }
-    }
-
     fn carry_on_revocations(&mut self, now: Instant) {
         for index in 0..self.revocations.len() {
             let revocation = &mut self.revocations[index];
@@ -399,18 +344,7 @@ impl Driver {
                     self.give_up(&given_up);
                 }
             }
-            Background::Found { partition, result } => {
-                let Some(index) = self.seeks.iter().position(|seek| seek.partition == partition) else { return };
-                match result {
-                    Ok(offset) => self.seeks[index].offset = Some(offset),
-                    Err(message) => {
-                        let seek = self.seeks.remove(index);
-                        let (topic, index) = (partition.topic.to_string(), partition.partition);
-                        let _ = seek.reply.send(Err(SubscriptionError::Seek { topic, partition: index, message }));
-                        self.resume_after_failed_seek(&partition);
-                    }
-                }
-            }
+            Background::Found { partition, result } => self.handle_found(&partition, result),
             Background::ForeignMembers(members) => {
                 tracing::warn!(
                     group = self.settings.group,
@@ -421,17 +355,6 @@ impl Driver {
             }
             Background::Nothing => {}
         }
-    }
-
-    /// A seek that found nowhere to go: what was taken in is read again from what is finished.
-    fn resume_after_failed_seek(&mut self, partition: &TopicPartition) {
-        let Some(watermark) = self.engine.watermark(partition) else { return };
-        if let Err(error) = self.consumer.seek(partition, Start::Offset(watermark)) {
-            tracing::warn!(%partition, error = describe(&error), "a partition could not be taken up again after a failed seek");
-            return;
-        }
-        let committed = self.engine.committed_offset(partition).unwrap_or(watermark);
-        self.engine.assign(partition.clone(), watermark, committed);
     }
 
     /// Gives revoked partitions up: their commit has been answered.
@@ -451,75 +374,6 @@ impl Driver {
             let _ = self.consumer.resume(partition);
         }
         self.is_full = self.engine.is_full();
-    }
-
-    fn begin_close(
-        &mut self,
-        limit: Duration,
-        reason: Option<StopReason>,
-        reply: Option<oneshot::Sender<CloseReport>>,
-    ) {
-        let now = self.now();
-        let closing = self.closing.get_or_insert_with(|| {
-            self.engine.drain_all();
-            let limit = limit.min(Duration::from_secs(24 * 3_600));
-            let finish_by = now + limit.mul_f64(FINISHING_SHARE);
-            Closing { finish_by, deadline: now + limit, reason, replies: Vec::new() }
-        });
-        closing.replies.extend(reply);
-    }
-
-    fn is_finished(&self, closing: &Closing) -> bool {
-        self.now() >= closing.finish_by
-            || (self.engine.are_all_drained() && self.revocations.iter().all(|revocation| revocation.is_committing))
-    }
-
-    /// Commits, leaves the group and reports. The engine has finished, or has no time left to.
-    async fn end(mut self) {
-        let Some(closing) = self.closing.take() else { return };
-        let left_until = |deadline: Instant, now: Instant| deadline.saturating_duration_since(now);
-        let offsets = self.engine.uncommitted_offsets();
-        let counts = self.engine.counts();
-        let mut report =
-            CloseReport { handled: counts.handled, dead_lettered: counts.dead_lettered, ..CloseReport::default() };
-        report.left = self.engine.abort();
-
-        // Commits that are under way come first: the lane keeps their order.
-        let partitions = offsets.len();
-        self.spawn_commit(offsets, Vec::new());
-        let commits = async {
-            let mut uncommitted = BTreeSet::new();
-            while let Some(done) = self.background.join_next().await {
-                if let Ok(Background::Committed { committed, refused, .. }) = done {
-                    uncommitted.extend(refused);
-                    uncommitted.retain(|partition| !committed.iter().any(|(it, _)| it == partition));
-                }
-            }
-            uncommitted.len()
-        };
-        let left = left_until(closing.deadline, self.client.time().now());
-        report.uncommitted = timeout(left.mul_f64(0.5), commits).await.unwrap_or(partitions);
-        self.revocations.clear();
-        let left = left_until(closing.deadline, self.client.time().now());
-        if let Err(error) = self.consumer.close(left).await {
-            tracing::warn!(group = self.settings.group, error = describe(&error), "the group was not left in order");
-        }
-
-        let state = match closing.reason {
-            Some(reason) => {
-                self.engine.tell(SubscriptionEvent::Stopped { reason: reason.clone() });
-                SubscriptionState::Stopped(reason)
-            }
-            None => SubscriptionState::Closed,
-        };
-        let Self { status, commands, consumer, engine, background, .. } = self;
-        drop((consumer, engine, background));
-        status.send_replace(SubscriptionStatus { state, counts, ..SubscriptionStatus::default() });
-        // From here on a handle finds the subscription over.
-        drop(commands);
-        for reply in closing.replies {
-            let _ = reply.send(report);
-        }
     }
 
     fn state(&self) -> SubscriptionState {

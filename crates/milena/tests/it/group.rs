@@ -24,7 +24,8 @@ async fn member(broker: &Broker, journal: &Journal) -> (Bus, Subscription) {
             let log = log.clone();
             async move {
                 let event = delivery.event();
-                tokio::time::sleep(Duration::from_millis(1 + event.number % 5)).await;
+                // Long enough that a rebalance always meets handlers that run.
+                tokio::time::sleep(Duration::from_millis(25 + event.number * 13 % 41)).await;
                 if event.number % 17 == 3 && delivery.attempt() == 1 {
                     return Err("once more");
                 }
@@ -54,7 +55,8 @@ async fn members_join_and_leave_under_load_without_loss_disorder_or_repeats() {
                 for receipt in bus.publish_batch(&steps).await {
                     receipt.unwrap();
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                // No divisor of a heartbeat: else every rebalance would come between two rounds.
+                tokio::time::sleep(Duration::from_millis(37)).await;
             }
         })
     };

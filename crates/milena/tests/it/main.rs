@@ -10,4 +10,5 @@ mod interop;
 mod knobs;
 mod order;
 mod publish;
+mod regressions;
 mod support;

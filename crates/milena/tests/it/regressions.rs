@@ -3,6 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+/// Where the fuzz targets look for it.
+mod envelope {
+    pub(crate) use milena::{Envelope, Header, WireShape};
+}
+
 #[allow(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../../../../fuzz/src/bus.rs"]
 mod bus;
