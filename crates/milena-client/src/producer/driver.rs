@@ -237,7 +237,6 @@ async fn ask(shared: &Shared) -> Result<ProducerIdentity, RequestError> {
         transaction_timeout_ms: i32::MAX,
         producer_id: ProducerId(-1),
         producer_epoch: -1,
-        ..InitProducerIdRequest::default()
     };
     let version = connection.versions().highest(ApiKey::InitProducerId);
     let response = connection.request(&request, version, client.config.request_timeout).await?;

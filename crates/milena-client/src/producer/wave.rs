@@ -111,12 +111,10 @@ impl Shared {
         // One sealed batch in hand is enough: what is sealed later may be larger.
         let in_flight = state.queue.in_flight();
         if state.queue.len() == in_flight && in_flight < self.queue.max_in_flight {
-            if state.closing.is_empty() && in_flight == 0 {
-                if state.open.as_ref().is_some_and(|open| !open.is_empty()) {
-                    state.must_linger = !self.config.low_latency && !wave.may_send_early();
-                    if !state.must_linger {
-                        state.close();
-                    }
+            if state.closing.is_empty() && in_flight == 0 && state.open.as_ref().is_some_and(|open| !open.is_empty()) {
+                state.must_linger = !self.config.low_latency && !wave.may_send_early();
+                if !state.must_linger {
+                    state.close();
                 }
             }
             seal::advance(self, &partition, state, &mut wave.unsealed);

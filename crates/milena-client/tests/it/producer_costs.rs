@@ -38,7 +38,10 @@ async fn appending_a_record_allocates_next_to_nothing() {
     for delivery in &mut deliveries {
         // The answers arrive between the measurements.
         std::future::poll_fn(|context| match std::pin::Pin::new(&mut *delivery).poll(context) {
-            Poll::Ready(result) => Poll::Ready(drop(result.unwrap())),
+            Poll::Ready(result) => {
+                result.unwrap();
+                Poll::Ready(())
+            }
             Poll::Pending => Poll::Pending,
         })
         .await;

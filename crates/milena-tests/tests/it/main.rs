@@ -1,4 +1,5 @@
 //! The whole stack, and the embedded broker beside Kafka. How the tests are sorted is said in the library.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may fail as the test itself")]
 
 mod client;
 mod java_tools;

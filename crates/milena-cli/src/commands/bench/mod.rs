@@ -92,10 +92,8 @@ async fn bench(client: &Client, args: &BenchArgs) -> Result<(), Failure> {
         None => make_topic(&admin, args.partitions).await?,
     };
     let measured = measure(client, args, &topic, records, own_topic).await;
-    if own_topic {
-        if let Err(error) = admin.delete_topic(&topic).await {
-            eprintln!("warning: topic {topic} is left behind: {error}");
-        }
+    if own_topic && let Err(error) = admin.delete_topic(&topic).await {
+        eprintln!("warning: topic {topic} is left behind: {error}");
     }
     tell(args, records, &measured?);
     Ok(())
