@@ -8,13 +8,10 @@ use milena_protocol::{ApiKey, ErrorCode};
 
 use crate::support::*;
 
+type Handling = std::pin::Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>;
+
 /// Notes each event, failing now and then at first.
-fn handler(
-    journal: &Journal,
-) -> impl Fn(Delivery<Stepped>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>
-+ Send
-+ Sync
-+ 'static {
+fn handler(journal: &Journal) -> impl Fn(Delivery<Stepped>) -> Handling + Send + Sync + 'static {
     let log = journal.clone();
     move |delivery| {
         let log = log.clone();
