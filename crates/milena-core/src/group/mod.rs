@@ -4,6 +4,7 @@ pub mod assignor;
 mod blobs;
 pub mod classic;
 pub mod commit_lane;
+mod exchange;
 mod java_order;
 mod state;
 #[cfg(test)]

@@ -123,7 +123,9 @@ fn subscribed_partitions(topics: &TopicRacks, members: &[GroupMember]) -> BTreeS
     topics
         .iter()
         .filter(|(topic, _)| members.iter().any(|member| member.topics.contains(topic)))
-        .flat_map(|(topic, racks)| (0..racks.len()).map(move |partition| TopicPartition::new(Arc::clone(topic), partition as i32)))
+        .flat_map(|(topic, racks)| {
+            (0..racks.len()).map(move |partition| TopicPartition::new(Arc::clone(topic), partition as i32))
+        })
         .collect()
 }
 
