@@ -165,9 +165,10 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         self.batches.iter().filter_map(|entry| entry.share.as_ref())
     }
 
-    /// When the next batch runs out of time; [`Self::expire`] is due then.
+    /// When the next batch runs out of time; [`Self::expire`] is due then. What is acknowledged behind an unanswered
+    /// head is as good as done: a deadline that `expire` does nothing about would be due for ever.
     pub fn next_deadline(&self, config: &QueueConfig) -> Option<Instant> {
-        let entry = self.batches.iter().find(|entry| entry.share.is_some())?;
+        let entry = self.batches.iter().find(|entry| entry.share.is_some() && !entry.is_acknowledged())?;
         Some(entry.created + config.delivery_timeout)
     }
 

@@ -255,6 +255,19 @@ fn reported_batch_mutes_a_partition_that_has_room_for_more() {
 }
 
 #[test]
+fn acknowledged_batch_behind_a_reported_head_sets_no_deadline() {
+    let mut bench = Bench::proven(3);
+    let tickets: Vec<_> = (0..3).map(|_| bench.take().unwrap().0).collect();
+    bench.refuse(tickets[0], ErrorCode::REQUEST_TIMED_OUT);
+    bench.acknowledge(tickets[1], 20);
+    bench.wait(120);
+    assert_eq!([bench.outcome(1), bench.outcome(2), bench.outcome(3)], ["possibly written", "open", "possibly written"]);
+    assert_eq!(bench.queue.next_deadline(&bench.config), None, "expiring again would change nothing");
+    bench.acknowledge(tickets[2], 30);
+    assert_eq!((bench.outcome(2), bench.queue.is_empty()), ("acknowledged", true));
+}
+
+#[test]
 fn late_acknowledgement_of_a_reported_batch_leaves_no_gap() {
     let mut bench = Bench::new(1);
     let (ticket, _) = bench.take().unwrap();
