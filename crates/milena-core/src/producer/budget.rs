@@ -225,13 +225,15 @@ impl Reserve {
         let id = queue.next_id;
         queue.next_id += 1;
         self.budget.waiting.fetch_add(1, Ordering::SeqCst);
-        queue.waiters.push_back(Waiter { id, bytes: self.bytes, waker: Some(waker.clone()) });
+        queue.waiters.push_back(Waiter { id, bytes: self.bytes, waker: None });
         self.place = Place::Queued(id);
-        // Room may have appeared since the look without the lock.
+        // Room may have appeared since the look without the lock. Others who are granted by this are woken even where
+        // they are of this very task: it may have polled them before.
         let granted = self.budget.grant_in(&mut queue);
-        let mine = !queue.waiters.iter().any(|waiter| waiter.id == id);
+        let place = queue.waiters.iter_mut().find(|waiter| waiter.id == id);
+        let mine = place.map(|waiter| waiter.waker = Some(waker.clone())).is_none();
         drop(queue);
-        for other in granted.into_iter().filter(|granted| !granted.will_wake(waker)) {
+        for other in granted {
             other.wake();
         }
         if mine { Poll::Ready(self.granted()) } else { Poll::Pending }
@@ -339,6 +341,23 @@ mod tests {
         assert_eq!(poll(&mut last, &count).expect("was behind the dropped one").bytes(), 10);
         drop(granted_unseen);
         assert_eq!((budget.used(), budget.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn one_who_is_granted_by_another_of_the_same_task_is_woken() {
+        let budget = ByteBudget::new(100);
+        let held = budget.try_reserve(100).expect("empty");
+        let count = Arc::new(Count::default());
+        let (mut first, mut second) = (budget.reserve(70), budget.reserve(80));
+        assert!(poll(&mut first, &count).is_none());
+        // Bytes come back, and whoever gave them has not looked at the queue yet.
+        budget.used.fetch_sub(100, Ordering::SeqCst);
+        assert!(poll(&mut second, &count).is_none());
+        assert_eq!(count.0.load(Ordering::SeqCst), 1, "the first has its bytes, and would never know");
+        drop(poll(&mut first, &count).expect("granted"));
+        assert!(poll(&mut second, &count).is_some());
+        budget.used.fetch_add(100, Ordering::SeqCst);
+        drop(held);
     }
 
     #[test]
