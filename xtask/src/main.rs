@@ -3,12 +3,14 @@
 
 mod bench;
 mod codegen;
+mod defects;
 mod faults;
 mod foreign;
 mod fuzz;
 mod host;
 mod kafka;
 mod lint;
+mod roundtrip;
 mod suite;
 mod test;
 mod tidy;
@@ -46,8 +48,12 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Put planted defects into a copy of the sources, and see the named test of each fail
+    Defects(defects::Arguments),
     /// Clients written by others against our embedded broker
     Foreign(foreign::Arguments),
+    /// A million records out and back on one real node, with every codec, compared exactly
+    Roundtrip(roundtrip::Arguments),
     /// Measure producing and consuming on one real node
     Bench(bench::Arguments),
 }
@@ -61,7 +67,9 @@ fn main() -> ExitCode {
         Command::Kafka(arguments) => kafka::run(&arguments),
         Command::Faults(arguments) => faults::run(&arguments),
         Command::Fuzz { seconds } => fuzz::run(seconds).map_err(Into::into),
+        Command::Defects(arguments) => defects::run(&arguments),
         Command::Foreign(arguments) => foreign::run(&arguments),
+        Command::Roundtrip(arguments) => roundtrip::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {

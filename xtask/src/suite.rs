@@ -28,7 +28,7 @@ impl AddAssign for Tally {
 
 impl Tally {
     /// `test result: ok. 12 passed; 0 failed; 1 ignored; …`
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let mut tally = Self::default();
         for count in counts.split("; ") {

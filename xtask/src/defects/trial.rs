@@ -1,0 +1,124 @@
+//! Builds one test program of the copy, and runs one of its tests within a time limit. Knows nothing of defects.
+
+use std::fmt;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
+
+use cargo_metadata::Message;
+
+use super::tree::Tree;
+use crate::host;
+use crate::host::Outcome;
+use crate::suite::Tally;
+
+/// A package's own tests (`lib`), or one of its integration tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Program<'a> {
+    pub(super) package: &'a str,
+    pub(super) target: &'a str,
+}
+
+/// A program that was built.
+#[derive(Debug)]
+pub(super) struct Built {
+    executable: PathBuf,
+    folder: PathBuf,
+}
+
+/// How a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Passed,
+    Failed,
+    /// It ran beyond the time limit and was killed. Nobody is told by a test that never ends.
+    Late,
+    /// The program ended without a verdict on the test: there is none of that name, or it was aborted.
+    Undecided,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Late => "did not end within its time limit",
+            Self::Undecided => "was not run to an end (is that its name?)",
+        })
+    }
+}
+
+impl fmt::Display for Program<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.package, self.target)
+    }
+}
+
+impl Program<'_> {
+    pub(super) fn build(self, tree: &Tree) -> Outcome<Built> {
+        let mut cargo = host::cargo();
+        cargo.current_dir(tree.root()).args(["test", "--quiet", "--no-run", "--package", self.package]);
+        match self.target {
+            "lib" => cargo.arg("--lib"),
+            test => cargo.args(["--test", test]),
+        };
+        cargo.arg("--message-format=json-render-diagnostics").arg("--target-dir").arg(tree.target());
+        let messages = host::capture(&mut cargo)?;
+        for message in Message::parse_stream(messages.as_bytes()) {
+            let Message::CompilerArtifact(artifact) = message? else { continue };
+            if let Some(executable) = artifact.executable.filter(|_| artifact.profile.test) {
+                let folder = artifact.manifest_path.parent().ok_or("a manifest lies in a folder")?;
+                return Ok(Built { executable: executable.into(), folder: folder.into() });
+            }
+        }
+        Err(format!("cargo built no test program of {self}").into())
+    }
+}
+
+impl Built {
+    /// Runs the test of this very name; gives back also what it said.
+    pub(super) fn run(&self, test: &str, limit: Duration) -> Outcome<(Ending, String)> {
+        let mut child = Command::new(&self.executable)
+            .args(["--exact", test])
+            // As cargo does, for tests that look for their data.
+            .current_dir(&self.folder)
+            .env("CARGO_MANIFEST_DIR", &self.folder)
+            .env("RUST_BACKTRACE", "0")
+            // What fails here is no regression to be kept.
+            .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut stdout = child.stdout.take().ok_or("the test's stdout is piped")?;
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let reader = thread::spawn(move || {
+            let mut said = Vec::new();
+            let read = stdout.read_to_end(&mut said).map(|_| String::from_utf8_lossy(&said).into_owned());
+            // Nobody hears it where the time limit came first.
+            let _ = sender.send(read);
+        });
+        let (is_late, said) = match receiver.recv_timeout(limit) {
+            Ok(said) => (false, said?),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => (true, String::new()),
+        };
+        if is_late {
+            child.kill()?;
+        }
+        child.wait()?;
+        reader.join().map_err(|_| "the reader of a test's output panicked")?;
+        let tally = said.lines().filter_map(Tally::parse).next_back().unwrap_or_default();
+        let ending = match (tally.passed, tally.failed) {
+            _ if is_late => Ending::Late,
+            (1, 0) => Ending::Passed,
+            (0, 1) => Ending::Failed,
+            _ => Ending::Undecided,
+        };
+        Ok((ending, said))
+    }
+}
