@@ -96,6 +96,17 @@ proptest! {
 }
 
 #[test]
+fn nothing_of_a_recycled_buffer_shows() {
+    let records = flights(50);
+    let mut dirty = BatchEncoder::new(vec![0xff; 64 * 1024], TIME);
+    for record in &records {
+        dirty.append(record.timestamp, record.key.as_deref(), record.value.as_deref(), &record.headers()).unwrap();
+    }
+    let fresh = seal(&records, Compression::None);
+    assert_eq!(dirty.seal(Compression::None, None).unwrap().to_bytes(), fresh.to_bytes());
+}
+
+#[test]
 fn compressing_that_does_not_pay_is_dropped() {
     let mut noise = 1u64;
     let value: Vec<u8> = (0..2000)
