@@ -261,7 +261,10 @@ fn acknowledged_batch_behind_a_reported_head_sets_no_deadline() {
     bench.refuse(tickets[0], ErrorCode::REQUEST_TIMED_OUT);
     bench.acknowledge(tickets[1], 20);
     bench.wait(120);
-    assert_eq!([bench.outcome(1), bench.outcome(2), bench.outcome(3)], ["possibly written", "open", "possibly written"]);
+    assert_eq!(
+        [bench.outcome(1), bench.outcome(2), bench.outcome(3)],
+        ["possibly written", "open", "possibly written"]
+    );
     assert_eq!(bench.queue.next_deadline(&bench.config), None, "expiring again would change nothing");
     bench.acknowledge(tickets[2], 30);
     assert_eq!((bench.outcome(2), bench.queue.is_empty()), ("acknowledged", true));
