@@ -11,3 +11,4 @@ mod producer_cancel;
 mod producer_costs;
 mod producer_faults;
 mod producer_log;
+mod producer_real;
