@@ -134,7 +134,7 @@ fn unfit<'a>(
     defects: &'a [Defect],
     limit: Duration,
 ) -> Outcome<Vec<(&'a str, String)>> {
-    let built = program.build(tree).map_err(|failure| format!("{program} doesn't build as it is: {failure}"))?;
+    let built = program.build(tree).map_err(|failure| format!("as it is, {failure}"))?;
     let mut unfit = Vec::new();
     for defect in defects {
         let occurrences = tree.read(&defect.file)?.matches(&defect.find).count();

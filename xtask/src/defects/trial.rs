@@ -68,8 +68,12 @@ impl Program<'_> {
             test => cargo.args(["--test", test]),
         };
         cargo.arg("--message-format=json-render-diagnostics").arg("--target-dir").arg(tree.target());
-        let messages = host::capture(&mut cargo)?;
-        for message in Message::parse_stream(messages.as_bytes()) {
+        let output = cargo.stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{self} doesn't build\n{}", host::last_lines(&said, 20)).into());
+        }
+        for message in Message::parse_stream(output.stdout.as_slice()) {
             let Message::CompilerArtifact(artifact) = message? else { continue };
             if let Some(executable) = artifact.executable.filter(|_| artifact.profile.test) {
                 let folder = artifact.manifest_path.parent().ok_or("a manifest lies in a folder")?;
