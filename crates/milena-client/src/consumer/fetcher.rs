@@ -313,7 +313,8 @@ fn frame(
         session_epoch: if in_session { planned.epoch } else { FINAL_EPOCH },
         topics,
         forgotten_topics_data,
-        rack_id: if version >= 11 { shared.config.rack.as_deref().unwrap_or_default().into() } else { "".into() },
+        // No rack: a leader that has a nearer replica for it would answer with that replica's name in place of records
+        // (KIP-392), and only leaders are fetched from here. The rack goes to the assignors.
         ..FetchRequest::default()
     };
     Ok(RequestFrame::encode(&request, version, wait + shared.client.config.request_timeout)?)
