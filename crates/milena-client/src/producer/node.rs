@@ -4,7 +4,7 @@
 //! answer frees a permit, the driver when a linger ends. Only one runs at a time; the others leave word. Nothing here
 //! waits.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,10 @@ pub(super) struct Node {
     turn: AtomicU8,
     /// A connection is being opened, and the wave repeated when it is there.
     pub(super) connecting: AtomicBool,
+    /// Our requests in flight: the connection and its permits are shared with other producers of the client.
+    pub(super) in_flight: AtomicUsize,
+    /// Somebody waits for a permit, and repeats the wave when there is one.
+    pub(super) awaiting_permit: AtomicBool,
     state: Mutex<NodeState>,
 }
 
@@ -47,7 +51,14 @@ impl Node {
     pub(super) fn new(id: i32) -> Arc<Self> {
         let bucket = Bucket { tokens: TOKENS_PER_SECOND, filled: None };
         let state = NodeState { ready: Vec::new(), connection: None, bucket };
-        Arc::new(Self { id, turn: AtomicU8::new(IDLE), connecting: AtomicBool::new(false), state: Mutex::new(state) })
+        Arc::new(Self {
+            id,
+            turn: AtomicU8::new(IDLE),
+            connecting: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            awaiting_permit: AtomicBool::new(false),
+            state: Mutex::new(state),
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, NodeState> {

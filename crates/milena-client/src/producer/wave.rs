@@ -62,8 +62,10 @@ impl Shared {
             return false;
         }
         let Some(connection) = self.connection(node) else { return false };
-        // Without a permit five requests are in flight, and the next answer comes here again.
-        let Some(permit) = connection.try_permit() else { return false };
+        let Some(permit) = connection.try_permit() else {
+            self.await_permit(node, &connection);
+            return false;
+        };
         let ready = std::mem::take(&mut node.lock().ready);
         let mut wave = Wave {
             node,
@@ -173,6 +175,21 @@ impl Shared {
         found
     }
 
+    /// Sees to it that the wave is repeated when there is a permit again. The next answer does so, if we wait for one;
+    /// if not, other producers of the client have all the permits, or the connection is about to close.
+    fn await_permit(self: &Arc<Self>, node: &Arc<Node>, connection: &Connection) {
+        if node.in_flight.load(SeqCst) > 0 || node.awaiting_permit.swap(true, SeqCst) {
+            return;
+        }
+        let (shared, node, connection) = (Arc::clone(self), Arc::clone(node), connection.clone());
+        let task = async move {
+            drop(connection.permit().await);
+            node.awaiting_permit.store(false, SeqCst);
+            shared.pump(node.id);
+        };
+        let _ = self.client.tasks.spawn("wait for a permit", task);
+    }
+
     /// Tries to reach the node for as long as something is ready for it.
     async fn connect(self: &Arc<Self>, node: &Arc<Node>) {
         loop {
@@ -242,9 +259,13 @@ impl Shared {
             timeout: self.config.request_timeout,
             expects_reply: self.config.acks != Acks::None,
         };
+        node.in_flight.fetch_add(1, SeqCst);
         let handler = {
-            let (shared, node, connection) = (Arc::clone(self), node.id, connection.clone());
-            move |reply| shared.answered(node, &connection, &sent, reply)
+            let (shared, node, connection) = (Arc::clone(self), Arc::clone(node), connection.clone());
+            move |reply| {
+                node.in_flight.fetch_sub(1, SeqCst);
+                shared.answered(node.id, &connection, &sent, reply);
+            }
         };
         if let Err(rejected) = connection.submit(permit, frame, Box::new(handler)) {
             // Not a byte was written; the handler says so to every partition.

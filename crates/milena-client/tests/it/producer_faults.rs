@@ -424,3 +424,23 @@ async fn storm(seed: u64) {
     assert!(report.clean, "seed {seed}: {report:?}");
     assert_eq!(producer.metrics().buffer_used, 0, "seed {seed}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn producer_goes_on_though_another_of_its_client_has_all_permits() {
+    let broker = Broker::builder().topic("t", 6).seed(3).build();
+    let client = client(&broker).await;
+    let (busy, idle) = (small_batches(&client), small_batches(&client));
+    soon(send(&busy, 0, 0).await).await.unwrap();
+    soon(send(&idle, 5, 0).await).await.unwrap();
+    broker.faults().add(produce(Fault::Delay(Duration::from_secs(5))));
+    let mut deliveries = Vec::new();
+    for partition in 0..5 {
+        deliveries.push(send(&busy, partition, 1).await);
+    }
+    let start = tokio::time::Instant::now();
+    soon(send(&idle, 5, 1).await).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "it waits for a permit, not for an answer of its own");
+    for delivery in deliveries {
+        soon(delivery).await.unwrap();
+    }
+}
