@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use milena_core::producer::partition_queue::{Answer, Leader, RecordRefusal};
 use milena_net::{BrokerAddress, Connection, ReplyFrame, RequestError};
@@ -13,6 +14,8 @@ use super::config::Acks;
 use super::shared::{Shared, lock};
 use super::wave::Sent;
 
+/// From this version on keeping the throttle is left to the client (KIP-219).
+const FIRST_WITH_THROTTLE: i16 = 6;
 /// From this version on the response names topics by id.
 const FIRST_WITH_TOPIC_IDS: i16 = 13;
 
@@ -31,7 +34,13 @@ impl Shared {
                 }
             }
             Ok(reply) => match ProduceResponse::decode_exact(reply.api_version, reply.body) {
-                Ok(response) => self.take_response(reply.api_version, sent, &response),
+                Ok(response) => {
+                    // Before any partition is pumped again. Older versions are held back by the broker (KIP-219).
+                    if reply.api_version >= FIRST_WITH_THROTTLE && response.throttle_time_ms > 0 {
+                        connection.throttle(Duration::from_millis(response.throttle_time_ms.unsigned_abs().into()));
+                    }
+                    self.take_response(reply.api_version, sent, &response);
+                }
                 Err(error) => {
                     connection.close_undecodable(error);
                     self.lose(sent, true);

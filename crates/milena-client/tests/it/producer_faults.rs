@@ -444,3 +444,16 @@ async fn producer_goes_on_though_another_of_its_client_has_all_permits() {
         soon(delivery).await.unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn throttled_producer_holds_its_requests_back_and_none_is_late() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).request_timeout(Duration::from_secs(1)).build().unwrap();
+    broker.faults().add(produce(Fault::Throttle(Duration::from_secs(3))));
+    soon(send(&producer, 0, 0).await).await.unwrap();
+    let start = tokio::time::Instant::now();
+    soon(send(&producer, 0, 1).await).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(2), "the broker was silent: {:?}", start.elapsed());
+    assert_eq!(producer.metrics().retries, 0, "a request that may not be sent is not late");
+}
