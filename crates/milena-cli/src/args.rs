@@ -11,7 +11,7 @@ use crate::jsonl::Encoding;
 
 /// Kafka from the command line, in pure Rust.
 #[derive(Debug, Parser)]
-#[command(name = "milena", version, about, propagate_version = true)]
+#[command(name = "milena", version)]
 pub(crate) struct Cli {
     /// More log on stderr; again for still more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -41,7 +41,14 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Bootstrap {
     /// Brokers to start from.
-    #[arg(short, long = "bootstrap", value_name = "HOST:PORT,…", env = "KAFKA_BOOTSTRAP_SERVERS", global = true)]
+    #[arg(
+        short = 'b',
+        long = "bootstrap",
+        value_name = "HOST:PORT,…",
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        hide_env_values = true,
+        global = true
+    )]
     servers: Option<String>,
 }
 
@@ -142,11 +149,13 @@ pub(crate) enum GroupsCommand {
     /// Describe a group: state, members, assignments, committed offsets and lag.
     Describe {
         /// Its id.
+        #[arg(value_name = "GROUP")]
         name: String,
     },
     /// Delete a group that has no members, with its committed offsets.
     Delete {
         /// Its id.
+        #[arg(value_name = "GROUP")]
         name: String,
     },
 }
@@ -257,25 +266,31 @@ pub(crate) struct BenchArgs {
     #[arg(value_enum)]
     pub(crate) mode: BenchMode,
     /// Brokers to start from; without them an embedded broker in this process is used.
-    #[arg(short, long = "bootstrap", value_name = "HOST:PORT,…", env = "KAFKA_BOOTSTRAP_SERVERS")]
+    #[arg(
+        short,
+        long = "bootstrap",
+        value_name = "HOST:PORT,…",
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        hide_env_values = true
+    )]
     pub(crate) bootstrap: Option<String>,
     /// An existing topic; without it one is made and deleted.
     #[arg(short, long)]
     pub(crate) topic: Option<String>,
     /// How many records; 1,000,000 unless given, 10,000 for latency.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) records: Option<u64>,
     /// Bytes of a value.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub(crate) size: u32,
     /// How batches are compressed.
     #[arg(long, value_enum, default_value_t = Codec::None)]
     pub(crate) compression: Codec,
     /// Partitions of the topic it makes.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    #[arg(long, value_name = "P", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     pub(crate) partitions: i32,
     /// Tasks that produce.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) tasks: u32,
     /// Print one JSON object.
     #[arg(long)]

@@ -6,7 +6,7 @@ use milena_client::producer::{Compression, Producer};
 use milena_client::{Client, TopicPartition};
 
 use crate::args::Codec;
-use crate::failure::{Failure, Trying as _};
+use crate::failure::{Failure, Trying as _, told};
 
 /// How long a command that is done waits for its connections to close.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -18,7 +18,8 @@ pub(crate) async fn client(bootstrap: &str) -> Result<Client, Failure> {
         .client_id("milena-cli")
         .build()
         .await
-        .trying(format_args!("cannot reach {bootstrap}"))
+        // It names the servers itself, how long they were waited for and what to try.
+        .map_err(|error| Failure::Failed(told(&error)))
 }
 
 pub(crate) fn producer(client: &Client, codec: Codec) -> Result<Producer, Failure> {

@@ -1,6 +1,7 @@
 //! How a command fails: what is said on stderr and with which exit code.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Why a command ended without doing all that was asked.
@@ -17,33 +18,34 @@ pub(crate) enum Failure {
 impl Failure {
     /// A failure with `what` was tried, followed by the whole chain of causes.
     pub(crate) fn of(what: impl std::fmt::Display, error: &(dyn Error + 'static)) -> Self {
-        let mut text = format!("{what}: {error}");
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let next = error.to_string();
-            // thiserror's `{0}` messages already contain their cause; saying it twice helps nobody.
-            if !text.contains(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            cause = error.source();
-        }
-        Self::Failed(text)
+        Self::Failed(format!("{what}: {}", told(error)))
     }
-
     pub(crate) fn report(self) -> ExitCode {
-        match self {
-            Self::Usage(text) => {
-                eprintln!("error: {text}");
-                ExitCode::from(2)
-            }
-            Self::Failed(text) => {
-                eprintln!("error: {text}");
-                ExitCode::from(1)
-            }
-            Self::ReaderGone => ExitCode::SUCCESS,
-        }
+        let (text, code) = match self {
+            Self::Usage(text) => (text, ExitCode::from(2)),
+            Self::Failed(text) => (text, ExitCode::from(1)),
+            Self::ReaderGone => return ExitCode::SUCCESS,
+        };
+        // `eprintln!` would panic if nobody reads stderr either; the exit code says the same.
+        let _ = writeln!(std::io::stderr(), "error: {text}");
+        code
     }
+}
+
+/// An error with the whole chain of its causes.
+pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // thiserror's `{0}` messages already contain their cause; saying it twice helps nobody.
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl From<std::io::Error> for Failure {

@@ -31,9 +31,10 @@ pub enum LineError {
 
 /// Why bytes cannot be written in the chosen encoding.
 #[derive(Debug, thiserror::Error)]
-#[error("the {field} at offset {offset} is not UTF-8; use --encoding base64")]
+#[error("the {field} at offset {offset} of partition {partition} is not UTF-8: use --encoding base64")]
 pub struct NotText {
     field: &'static str,
+    partition: i32,
     offset: i64,
 }
 
@@ -96,6 +97,16 @@ struct WireOut<'a> {
     headers: Vec<(&'a str, Option<String>)>,
 }
 
+/// The bytes, written as base64.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes that `text` writes as base64; an error names the field.
+pub(crate) fn from_base64(field: &'static str, text: &[u8]) -> Result<Vec<u8>, LineError> {
+    STANDARD.decode(text).map_err(|source| LineError::Base64 { field, source })
+}
+
 /// Reads one line.
 pub fn parse(line: &str, encoding: Encoding) -> Result<InputRecord, LineError> {
     let wire: WireIn = serde_json::from_str(line)?;
@@ -108,9 +119,7 @@ pub fn parse(line: &str, encoding: Encoding) -> Result<InputRecord, LineError> {
     let bytes = |field: &'static str, text: Option<String>| match (text, encoding) {
         (None, _) => Ok(None),
         (Some(text), Encoding::Utf8) => Ok(Some(text.into_bytes())),
-        (Some(text), Encoding::Base64) => {
-            STANDARD.decode(text).map(Some).map_err(|source| LineError::Base64 { field, source })
-        }
+        (Some(text), Encoding::Base64) => from_base64(field, text.as_bytes()).map(Some),
     };
     let headers = wire
         .headers
@@ -132,9 +141,9 @@ pub fn format(record: OutputRecord<'_>, encoding: Encoding) -> Result<String, No
         (None, _) => Ok(None),
         (Some(bytes), Encoding::Utf8) => match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Some(text.to_owned())),
-            Err(_) => Err(NotText { field, offset: record.offset }),
+            Err(_) => Err(NotText { field, partition: record.partition, offset: record.offset }),
         },
-        (Some(bytes), Encoding::Base64) => Ok(Some(STANDARD.encode(bytes))),
+        (Some(bytes), Encoding::Base64) => Ok(Some(base64(bytes))),
     };
     let wire = WireOut {
         partition: record.partition,
@@ -184,7 +193,7 @@ mod tests {
         let record =
             OutputRecord { partition: 0, offset: 9, timestamp: 0, key: None, value: Some(&[0xff]), headers: &[] };
         let error = format(record, Encoding::Utf8).unwrap_err();
-        assert_eq!(error.to_string(), "the value at offset 9 is not UTF-8; use --encoding base64");
+        assert_eq!(error.to_string(), "the value at offset 9 of partition 0 is not UTF-8: use --encoding base64");
         let line = format(record, Encoding::Base64).unwrap();
         assert_eq!(parse(&line, Encoding::Base64).unwrap().value, Some(vec![0xff]));
     }

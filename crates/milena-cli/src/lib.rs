@@ -9,8 +9,10 @@ mod args;
 mod commands;
 mod connect;
 mod failure;
+mod interrupt;
 #[doc(hidden)]
 pub mod jsonl;
+mod stdout;
 mod usage;
 
 use std::io::IsTerminal as _;
@@ -31,7 +33,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    match runtime.block_on(commands::run(cli)) {
+    let outcome = runtime.block_on(commands::run(cli));
+    // A read of stdin that is under way can't be called off; it must not hold the process back.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

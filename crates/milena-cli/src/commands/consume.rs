@@ -1,18 +1,21 @@
 //! `milena consume`: records become lines of stdout.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Stdout, Write as _};
 use std::time::Duration;
 
 use milena_client::TopicPartition;
 use milena_client::consumer::{
-    AssignmentEpoch, Consumer, ConsumerEvent, OffsetAndMetadata, OffsetReset, RecordSet, Start,
+    AssignmentEpoch, Consumer, ConsumerEvent, ConsumerRecord, OffsetAndMetadata, OffsetReset, RecordSet, Start,
 };
 
 use crate::args::{ConsumeArgs, From, OutputFormat};
 use crate::connect;
 use crate::failure::{Failure, Trying as _};
-use crate::jsonl::{self, OutputRecord};
+use crate::interrupt::interrupted;
+use crate::jsonl::{self, Encoding, NotText, OutputRecord};
+use crate::stdout;
 
 /// How long the consumer may take to commit and to leave its group.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -20,6 +23,9 @@ const CLOSE: Duration = Duration::from_secs(10);
 pub(crate) async fn run(args: ConsumeArgs) -> Result<(), Failure> {
     if args.max == Some(0) {
         return Ok(());
+    }
+    if args.group.is_some() && matches!(args.from, From::Offset(_)) {
+        return Err(Failure::Usage("--from OFFSET is for reading without --group: a group has its own offsets".into()));
     }
     let client = connect::client(args.bootstrap.servers()?).await?;
     let reset = match args.from {
@@ -30,15 +36,13 @@ pub(crate) async fn run(args: ConsumeArgs) -> Result<(), Failure> {
     if let Some(group) = &args.group {
         builder = builder.group(group);
     }
-    if args.group.is_some() && matches!(args.from, From::Offset(_)) {
-        return Err(Failure::Usage("--from OFFSET is for reading without --group: a group has its own offsets".into()));
-    }
     let consumer = builder.build().map_err(|error| Failure::Usage(error.to_string()))?;
     let mut printer = Printer::new(&args, consumer);
     let outcome = tokio::select! {
         outcome = printer.run() => outcome,
         // Ctrl-C is how one ends an endless reading: what was printed is committed, and nothing failed.
-        interrupted = tokio::signal::ctrl_c() => interrupted.trying("cannot wait for Ctrl-C"),
+        interrupted = interrupted() => interrupted.trying("cannot wait for a signal"),
+        () = stdout::reader_gone() => Err(Failure::ReaderGone),
     };
     let closed = printer.close().await;
     connect::close(&client).await;
@@ -68,15 +72,23 @@ impl<'a> Printer<'a> {
             return Ok(());
         }
         loop {
-            let event = self.consumer.next().await.trying(format_args!("cannot consume {}", self.args.topic))?;
+            let event = match self.consumer.next().await {
+                // The consumer goes on trying by itself; whether to wait is for whoever watches.
+                Err(error) if error.class().is_retriable() => {
+                    tracing::warn!(topic = self.args.topic, %error, "cannot consume for now");
+                    continue;
+                }
+                event => event.trying(format_args!("cannot consume {}", self.args.topic))?,
+            };
             match event {
                 ConsumerEvent::Records(set) => self.print(&set)?,
                 ConsumerEvent::Assigned(assignment) if self.args.exit_at_end => {
                     self.note_ends(assignment.partitions()).await?;
                 }
-                ConsumerEvent::Revoked(_guard) => {
-                    self.out.flush()?;
+                ConsumerEvent::Revoked(guard) => {
                     self.commit().await?;
+                    // Whoever gets them reads them to their ends.
+                    self.ends.retain(|partition, _| !guard.partitions().contains(partition));
                 }
                 ConsumerEvent::Lost(partitions) => {
                     for partition in partitions {
@@ -101,12 +113,18 @@ impl<'a> Printer<'a> {
         if self.args.exit_at_end {
             self.note_ends(&partitions).await?;
         }
-        let start = match self.args.from {
-            From::Beginning => Start::Beginning,
-            From::End => Start::End,
-            From::Offset(offset) => Start::Offset(offset),
-        };
-        let assigned = partitions.iter().map(|held| (&held.topic, held.partition, start));
+        let mut assigned = Vec::with_capacity(partitions.len());
+        match self.args.from {
+            From::Beginning => assigned.extend(partitions.into_iter().map(|held| (held, Start::Beginning))),
+            From::End => assigned.extend(partitions.into_iter().map(|held| (held, Start::End))),
+            From::Offset(offset) => {
+                let what = format!("cannot find the ends of {topic}");
+                let ends = self.consumer.end_offsets(partitions).await.trying(what)?;
+                // A partition may be shorter than that: what comes before the offset is left out by `print`.
+                assigned.extend(ends.into_iter().map(|(held, end)| (held, Start::Offset(offset.min(end)))));
+            }
+        }
+        let assigned = assigned.iter().map(|(held, start)| (&held.topic, held.partition, *start));
         self.consumer.assign(assigned).trying(format_args!("cannot read {topic}"))
     }
 
@@ -133,26 +151,22 @@ impl<'a> Printer<'a> {
 
     fn print(&mut self, set: &RecordSet) -> Result<(), Failure> {
         let mut next = set.next_offset();
+        let mut outcome = Ok(());
         for record in set.iter() {
+            if matches!(self.args.from, From::Offset(from) if record.offset < from) {
+                continue;
+            }
             if self.args.max.is_some_and(|max| self.printed >= max) {
                 next = record.offset;
                 break;
             }
-            match self.args.format {
-                OutputFormat::Value => self.out.write_all(record.value.unwrap_or_default())?,
-                OutputFormat::Jsonl => {
-                    let headers: Vec<_> = record.headers.iter().map(|header| (header.key, header.value)).collect();
-                    let line = OutputRecord {
-                        partition: record.partition,
-                        offset: record.offset,
-                        timestamp: record.timestamp,
-                        key: record.key,
-                        value: record.value,
-                        headers: &headers,
-                    };
-                    let line =
-                        jsonl::format(line, self.args.encoding).map_err(|error| Failure::Failed(error.to_string()))?;
-                    self.out.write_all(line.as_bytes())?;
+            match self.line(&record) {
+                Ok(line) => self.out.write_all(&line)?,
+                Err(not_text) => {
+                    // What comes before it is printed and counts.
+                    next = record.offset;
+                    outcome = Err(Failure::Failed(not_text.to_string()));
+                    break;
                 }
             }
             self.out.write_all(b"\n")?;
@@ -164,7 +178,29 @@ impl<'a> Printer<'a> {
             *end = REACHED;
         }
         self.uncommitted.insert(partition, (next, set.leader_epoch(), set.epoch()));
-        Ok(())
+        outcome
+    }
+
+    fn line<'r>(&self, record: &ConsumerRecord<'r>) -> Result<Cow<'r, [u8]>, NotText> {
+        let encoding = self.args.encoding;
+        if self.args.format == OutputFormat::Value {
+            let value = record.value.unwrap_or_default();
+            return Ok(match encoding {
+                // As they are: whoever wants nothing but values may want bytes of any kind.
+                Encoding::Utf8 => Cow::Borrowed(value),
+                Encoding::Base64 => Cow::Owned(jsonl::base64(value).into_bytes()),
+            });
+        }
+        let headers: Vec<_> = record.headers.iter().map(|header| (header.key, header.value)).collect();
+        let line = OutputRecord {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: record.key,
+            value: record.value,
+            headers: &headers,
+        };
+        jsonl::format(line, encoding).map(|line| Cow::Owned(line.into_bytes()))
     }
 
     fn is_done(&self) -> bool {
@@ -186,10 +222,12 @@ impl<'a> Printer<'a> {
     }
 
     async fn close(mut self) -> Result<(), Failure> {
-        self.out.flush()?;
+        // A reader that went away is no reason to leave the group waiting for this member.
+        let flushed = self.out.flush();
         let committed = self.commit().await;
-        self.consumer.close(CLOSE).await.trying("cannot leave the group in good order")?;
-        committed
+        let left = self.consumer.close(CLOSE).await.trying("cannot leave the group in good order");
+        flushed?;
+        committed.and(left)
     }
 }
 

@@ -9,6 +9,7 @@ use super::table::table;
 use crate::args::{GroupsArgs, GroupsCommand};
 use crate::connect;
 use crate::failure::{Failure, Trying as _};
+use crate::stdout;
 
 pub(crate) async fn run(args: GroupsArgs) -> Result<(), Failure> {
     let client = connect::client(args.bootstrap.servers()?).await?;
@@ -34,16 +35,15 @@ async fn list(admin: &Admin, as_json: bool) -> Result<(), Failure> {
                 })
             })
             .collect();
-        println!("{}", json!(groups));
-        return Ok(());
+        return stdout::line(json!(groups));
     }
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let rows: Vec<Vec<String>> =
         groups.into_iter().map(|group| vec![group.group, or_dash(group.state), or_dash(group.kind)]).collect();
-    if !rows.is_empty() {
-        print!("{}", table(&["GROUP", "STATE", "TYPE"], &rows));
+    if rows.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    stdout::text(&table(&["GROUP", "STATE", "TYPE"], &rows))
 }
 
 /// A partition that the group reads, or has read.
@@ -109,16 +109,12 @@ async fn describe(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failur
                 })
             })
             .collect();
-        println!(
-            "{}",
-            json!({
-                "group": group.group, "state": group.state, "protocol": group.protocol, "members": members,
-                "partitions": partitions,
-            })
-        );
-        return Ok(());
+        return stdout::line(json!({
+            "group": group.group, "state": group.state, "protocol": group.protocol, "members": members,
+            "partitions": partitions,
+        }));
     }
-    println!("{}  {}  {} members  {}", group.group, group.state, group.members.len(), group.protocol);
+    let mut text = format!("{}  {}  {} members  {}\n", group.group, group.state, group.members.len(), group.protocol);
     let dash = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let rows: Vec<Vec<String>> = progress
         .iter()
@@ -134,9 +130,9 @@ async fn describe(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failur
         })
         .collect();
     if !rows.is_empty() {
-        print!("{}", table(&["TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER"], &rows));
+        text.push_str(&table(&["TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER"], &rows));
     }
-    Ok(())
+    stdout::text(&text)
 }
 
 async fn delete(admin: &Admin, name: &str) -> Result<(), Failure> {

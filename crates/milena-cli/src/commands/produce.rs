@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use milena_client::producer::{Delivery, Producer, Record, RecordHeader};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use milena_client::producer::{Delivery, ProduceError, Producer, Record, RecordHeader, RecordMetadata};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Stdin};
 
 use crate::args::{InputFormat, ProduceArgs};
 use crate::connect;
-use crate::failure::{Failure, Trying as _};
-use crate::jsonl::{self, InputRecord};
+use crate::failure::{Failure, Trying as _, told};
+use crate::jsonl::{self, Encoding, InputRecord};
 
 /// How many records may be unacknowledged; the producer's own memory bounds the bytes.
 const WINDOW: usize = 10_000;
@@ -51,18 +51,37 @@ impl Sender {
         let mut number = 0;
         loop {
             line.clear();
-            if input.read_until(b'\n', &mut line).await.trying("cannot read stdin")? == 0 {
+            while !self.read_line(&mut input, &mut line).await? {}
+            if line.is_empty() {
                 return Ok(());
             }
             number += 1;
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
             let text = text.strip_suffix(b"\r").unwrap_or(text);
-            let record = match args.format {
-                InputFormat::Lines => InputRecord { value: Some(text.to_vec()), ..InputRecord::default() },
-                InputFormat::Jsonl if text.trim_ascii().is_empty() => continue,
-                InputFormat::Jsonl => parse(text, args).map_err(|what| bad_line(number, &what))?,
-            };
+            if args.format == InputFormat::Jsonl && text.trim_ascii().is_empty() {
+                continue;
+            }
+            let record = parse(text, args).map_err(|what| bad_line(number, &what))?;
             self.send(number, &record).await?;
+        }
+    }
+
+    /// Reads on, and says whether `line` is whole, or empty at the end of the input. Meanwhile it hears what becomes of
+    /// the oldest record: stdin may be slow or endless, and a record that was refused is news at once.
+    async fn read_line(&mut self, input: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> Result<bool, Failure> {
+        let Some((number, delivery)) = self.waiting.front_mut() else {
+            return input.read_until(b'\n', line).await.trying("cannot read stdin").map(|_| true);
+        };
+        let number = *number;
+        tokio::select! {
+            biased;
+            // Called off halfway it leaves what it has read in `line`, and goes on from there.
+            read = input.read_until(b'\n', line) => read.trying("cannot read stdin").map(|_| true),
+            delivered = delivery => {
+                self.waiting.pop_front();
+                self.settle(number, delivered)?;
+                Ok(false)
+            }
         }
     }
 
@@ -80,14 +99,19 @@ impl Sender {
             headers: &headers,
             timestamp: record.timestamp,
         };
-        let delivery = self.producer.send(out).await.map_err(|error| bad_line(line, &describe(&error)))?;
+        let delivery = self.producer.send(out).await.map_err(|error| bad_line(line, &told(&error)))?;
         self.waiting.push_back((line, delivery));
         Ok(())
     }
 
     async fn settle_oldest(&mut self) -> Result<(), Failure> {
         let Some((line, delivery)) = self.waiting.pop_front() else { return Ok(()) };
-        delivery.await.map_err(|error| bad_line(line, &describe(&error)))?;
+        let delivered = delivery.await;
+        self.settle(line, delivered)
+    }
+
+    fn settle(&mut self, line: u64, delivered: Result<RecordMetadata, ProduceError>) -> Result<(), Failure> {
+        delivered.map_err(|error| bad_line(line, &told(&error)))?;
         self.delivered += 1;
         self.progress.inc(1);
         Ok(())
@@ -114,17 +138,22 @@ impl Sender {
 }
 
 fn parse(text: &[u8], args: &ProduceArgs) -> Result<InputRecord, String> {
-    let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8: {error}"))?;
-    jsonl::parse(text, args.encoding).map_err(|error| error.to_string())
+    match (args.format, args.encoding) {
+        (InputFormat::Jsonl, encoding) => {
+            let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8: {error}"))?;
+            jsonl::parse(text, encoding).map_err(|error| error.to_string())
+        }
+        // Bytes of any kind may stand in a line that is a value as it is.
+        (InputFormat::Lines, Encoding::Utf8) => {
+            Ok(InputRecord { value: Some(text.to_vec()), ..InputRecord::default() })
+        }
+        (InputFormat::Lines, Encoding::Base64) => {
+            let value = jsonl::from_base64("value", text).map_err(|error| error.to_string())?;
+            Ok(InputRecord { value: Some(value), ..InputRecord::default() })
+        }
+    }
 }
 
 fn bad_line(number: u64, what: &str) -> Failure {
     Failure::Failed(format!("line {number}: {what}"))
-}
-
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    match Failure::of("", error) {
-        Failure::Failed(text) => text.trim_start_matches(": ").to_owned(),
-        _ => error.to_string(),
-    }
 }

@@ -7,6 +7,7 @@ use super::table::table;
 use crate::args::{TopicsArgs, TopicsCommand};
 use crate::connect;
 use crate::failure::{Failure, Trying as _};
+use crate::stdout;
 
 pub(crate) async fn run(args: TopicsArgs) -> Result<(), Failure> {
     let client = connect::client(args.bootstrap.servers()?).await?;
@@ -39,13 +40,10 @@ async fn list(admin: &Admin, as_json: bool) -> Result<(), Failure> {
             .iter()
             .map(|topic| json!({"name": topic.name, "partitions": topic.partitions, "internal": topic.is_internal}))
             .collect();
-        println!("{}", json!(topics));
-        return Ok(());
+        return stdout::line(json!(topics));
     }
-    for topic in topics {
-        println!("{}", topic.name);
-    }
-    Ok(())
+    let names: String = topics.into_iter().flat_map(|topic| [topic.name, "\n".to_owned()]).collect();
+    stdout::text(&names)
 }
 
 async fn describe(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failure> {
@@ -74,12 +72,11 @@ async fn describe(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failur
             })
             .collect();
         let configs: serde_json::Map<_, _> = own.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
-        println!("{}", json!({"name": topic.name, "id": topic.id, "partitions": partitions, "configs": configs}));
-        return Ok(());
+        return stdout::line(json!({"name": topic.name, "id": topic.id, "partitions": partitions, "configs": configs}));
     }
-    println!("{}  {}", topic.name, topic.id.as_deref().unwrap_or("(no id)"));
+    let mut text = format!("{}  {}\n", topic.name, topic.id.as_deref().unwrap_or("(no id)"));
     for (key, value) in own {
-        println!("  {key}={value}");
+        text.extend(["  ", key, "=", value, "\n"]);
     }
     let rows: Vec<Vec<String>> = topic
         .partitions
@@ -97,8 +94,8 @@ async fn describe(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failur
             ]
         })
         .collect();
-    print!("{}", table(&["PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END"], &rows));
-    Ok(())
+    text.push_str(&table(&["PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END"], &rows));
+    stdout::text(&text)
 }
 
 /// Start and end of each partition; none where its leader did not tell.

@@ -5,6 +5,8 @@ mod latency;
 mod payload;
 mod produce;
 
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -16,6 +18,7 @@ use serde::Serialize;
 use crate::args::{BenchArgs, BenchMode};
 use crate::connect;
 use crate::failure::{Failure, Trying as _};
+use crate::stdout;
 use crate::usage;
 
 /// Records of `produce` and `consume` unless told otherwise.
@@ -38,6 +41,19 @@ pub(crate) struct Figures {
     p50_us: u64,
     p99_us: u64,
     peak_rss_mib: f64,
+}
+
+impl Figures {
+    /// For a person.
+    fn to_text(&self) -> String {
+        let done = self.acked.or(self.consumed).unwrap_or_default();
+        let mut text = format!("{} {done} of {} records in {:.3} s\n", self.mode, self.records, self.seconds);
+        let _ = writeln!(text, "  {:>14.0} records/s", self.records_per_second);
+        let _ = writeln!(text, "  {:>14.3} µs CPU per record", self.cpu_us_per_record);
+        let _ = writeln!(text, "  {:>14} µs p50, {} µs p99", self.p50_us, self.p99_us);
+        let _ = writeln!(text, "  {:>14.1} MiB peak", self.peak_rss_mib);
+        text
+    }
 }
 
 /// One measured phase.
@@ -64,7 +80,9 @@ pub(crate) async fn run(args: BenchArgs) -> Result<(), Failure> {
         None => {
             let broker = Broker::builder().build();
             let addresses = broker.listen("127.0.0.1:0").await.trying("cannot start an embedded broker")?;
-            eprintln!("no -b given: an embedded broker in this process serves, and its CPU time is counted too");
+            if std::io::stderr().is_terminal() {
+                eprintln!("no -b given: an embedded broker in this process serves, and its CPU time is counted too");
+            }
             (addresses.first().map(ToString::to_string).unwrap_or_default(), Some(broker))
         }
     };
@@ -95,8 +113,7 @@ async fn bench(client: &Client, args: &BenchArgs) -> Result<(), Failure> {
     if own_topic && let Err(error) = admin.delete_topic(&topic).await {
         eprintln!("warning: topic {topic} is left behind: {error}");
     }
-    tell(args, records, &measured?);
-    Ok(())
+    tell(args, records, &measured?)
 }
 
 async fn measure(
@@ -125,7 +142,7 @@ async fn make_topic(admin: &Admin, partitions: i32) -> Result<String, Failure> {
     Ok(name)
 }
 
-fn tell(args: &BenchArgs, records: u64, measured: &Measured) {
+fn tell(args: &BenchArgs, records: u64, measured: &Measured) -> Result<(), Failure> {
     let seconds = measured.wall.as_secs_f64();
     let done = measured.done;
     let figures = Figures {
@@ -141,12 +158,7 @@ fn tell(args: &BenchArgs, records: u64, measured: &Measured) {
         peak_rss_mib: usage::peak_rss_mib().unwrap_or(f64::NAN),
     };
     if args.json {
-        println!("{}", serde_json::to_string(&figures).expect("numbers and names always serialize"));
-        return;
+        return stdout::line(serde_json::to_string(&figures).expect("numbers and names always serialize"));
     }
-    println!("{} {done} of {records} records in {seconds:.3} s", figures.mode);
-    println!("  {:>14.0} records/s", figures.records_per_second);
-    println!("  {:>14.3} µs CPU per record", figures.cpu_us_per_record);
-    println!("  {:>14} µs p50, {} µs p99", figures.p50_us, figures.p99_us);
-    println!("  {:>14.1} MiB peak", figures.peak_rss_mib);
+    stdout::text(&figures.to_text())
 }

@@ -6,7 +6,6 @@ mod summary;
 mod view;
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +17,7 @@ use self::summary::Summary;
 use self::view::View;
 use crate::args::DemoArgs;
 use crate::failure::{Failure, Trying as _};
+use crate::stdout;
 
 const GROUP: &str = "milena-demo";
 /// Events of one call to `publish_batch`.
@@ -92,11 +92,10 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     run.view.end();
     let report = bus.close(CLOSE).await;
     let summary = outcome?;
-    let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&summary).expect("numbers and names always serialize"))?;
+        stdout::line(serde_json::to_string(&summary).expect("numbers and names always serialize"))?;
     } else {
-        out.write_all(summary.to_text(&place).as_bytes())?;
+        stdout::text(&summary.to_text(&place))?;
     }
     if !report.is_complete() {
         return Err(Failure::Failed(format!("the bus did not close completely: {report:?}")));
