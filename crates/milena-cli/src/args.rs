@@ -216,7 +216,7 @@ pub(crate) struct ConsumeArgs {
     #[arg(short, long)]
     pub(crate) group: Option<String>,
     /// Where to begin: `beginning`, `end` or an offset. A group begins there only where it has committed nothing.
-    #[arg(long, value_name = "beginning|end|OFFSET", default_value = "beginning", value_parser = parse_from)]
+    #[arg(long, value_name = "beginning|end|OFFSET", default_value = "beginning", value_parser = parse_from, allow_negative_numbers = true)]
     pub(crate) from: From,
     /// End after so many records.
     #[arg(long, value_name = "N")]

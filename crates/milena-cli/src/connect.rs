@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use milena_client::producer::{Compression, Producer};
-use milena_client::{Client, TopicPartition};
+use milena_client::{Client, ConfigError, TopicPartition};
 
 use crate::args::Codec;
 use crate::failure::{Failure, Trying as _, told};
@@ -11,11 +11,18 @@ use crate::failure::{Failure, Trying as _, told};
 /// How long a command that is done waits for its connections to close.
 const CLOSE: Duration = Duration::from_secs(5);
 
+/// How long a connection, and the first word on it, may take: less than the ten seconds in which the first broker must
+/// have answered, so that what is said when none has tells of the connection. Enough for any broker that works.
+pub(crate) const PATIENCE: [(&str, &str); 2] =
+    [("socket.connection.setup.timeout.ms", "4000"), ("socket.connection.setup.timeout.max.ms", "8000")];
+
 pub(crate) async fn client(bootstrap: &str) -> Result<Client, Failure> {
-    Client::builder()
-        .bootstrap(bootstrap)
-        .map_err(|error| Failure::Usage(error.to_string()))?
-        .client_id("milena-cli")
+    let wrong = |error: ConfigError| Failure::Usage(error.to_string());
+    let mut builder = Client::builder().bootstrap(bootstrap).map_err(wrong)?.client_id("milena-cli");
+    for (key, value) in PATIENCE {
+        builder = builder.set(key, value).map_err(wrong)?;
+    }
+    builder
         .build()
         .await
         // It names the servers itself, how long they were waited for and what to try.

@@ -1,6 +1,7 @@
 //! `milena produce`: lines of stdin become records.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -99,7 +100,7 @@ impl Sender {
             headers: &headers,
             timestamp: record.timestamp,
         };
-        let delivery = self.producer.send(out).await.map_err(|error| bad_line(line, &told(&error)))?;
+        let delivery = self.producer.send(out).await.map_err(|error| self.refused(line, &error))?;
         self.waiting.push_back((line, delivery));
         Ok(())
     }
@@ -111,10 +112,14 @@ impl Sender {
     }
 
     fn settle(&mut self, line: u64, delivered: Result<RecordMetadata, ProduceError>) -> Result<(), Failure> {
-        delivered.map_err(|error| bad_line(line, &told(&error)))?;
+        delivered.map_err(|error| self.refused(line, &error))?;
         self.delivered += 1;
         self.progress.inc(1);
         Ok(())
+    }
+
+    fn refused(&self, line: u64, error: &(dyn Error + 'static)) -> Failure {
+        bad_line(line, &format!("cannot produce to topic {}: {}", self.topic, told(error)))
     }
 
     /// Waits for every record, and tells the first failure once all have been heard of.

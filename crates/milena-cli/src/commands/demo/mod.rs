@@ -9,14 +9,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use milena::{Bus, Delivery, FailurePolicy, StartAt, Subscription, SubscriptionStatus, Then};
+use milena::{Bus, Delivery, FailurePolicy, OpenError, StartAt, Subscription, SubscriptionStatus, Then};
 
 use self::flight::{Departed, Flight, Trouble};
 use self::ledger::Ledger;
 use self::summary::Summary;
 use self::view::View;
 use crate::args::DemoArgs;
-use crate::failure::{Failure, Trying as _};
+use crate::connect;
+use crate::failure::{Failure, Trying as _, told};
 use crate::stdout;
 
 const GROUP: &str = "milena-demo";
@@ -76,7 +77,14 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let flights = flight::read(args.flights.as_deref())?;
     let (bus, place) = match &args.bootstrap {
         Some(bootstrap) => {
-            let bus = Bus::kafka(bootstrap).await.trying(format_args!("cannot open a bus on {bootstrap}"))?;
+            let mut builder = Bus::builder().kafka(bootstrap);
+            for (key, value) in connect::PATIENCE {
+                builder = builder.set(key, value);
+            }
+            let bus = builder.open().await.map_err(|error| match error {
+                OpenError::Config(error) => Failure::Usage(error.to_string()),
+                error => Failure::Failed(told(&error)),
+            })?;
             (bus, format!("Kafka at {bootstrap}"))
         }
         None => (Bus::embedded().await.trying("cannot open an embedded bus")?, "an embedded broker".to_owned()),

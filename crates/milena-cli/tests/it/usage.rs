@@ -1,0 +1,97 @@
+//! Wrong use, wrong addresses, and what the help says.
+
+use std::net::TcpListener;
+use std::time::Instant;
+
+use crate::support::{Cluster, command, end, milena};
+
+#[test]
+fn wrong_use_is_exit_code_2() {
+    for args in
+        [&["topics", "list"][..], &["groups", "list"], &["produce", "-t", "orders"], &["consume", "-t", "orders"]]
+    {
+        milena(args).fails(2, &["-b HOST:PORT", "KAFKA_BOOTSTRAP_SERVERS"]);
+    }
+    for (args, says) in [
+        (&["consume", "-b", "localhost:1"][..], "--topic"),
+        (&["topics", "list", "--wrong"], "--wrong"),
+        (&["nonsense"], "nonsense"),
+        (&["consume", "-t", "orders", "--from", "-3", "-b", "h:1"], "--from"),
+        (&["consume", "-t", "orders", "--from=-3", "-b", "h:1"], "beginning, end or an offset"),
+        (&["topics", "create", "orders", "-p", "0", "-b", "h:1"], "--partitions"),
+        (&["topics", "create", "orders", "-p", "1", "--config", "x", "-b", "h:1"], "KEY=VALUE"),
+        (&["broker", "--topic", "orders"], "NAME:PARTITIONS"),
+        (&["broker", "--topic", "no spaces:1", "--listen", "127.0.0.1:0"], "no spaces"),
+        (&["bench", "produce", "--records", "0"], "--records"),
+        (&["topics", "list", "-b", "localhost"], "localhost:9092"),
+        (&["demo", "-b", "localhost"], "localhost:9092"),
+        (&["topics", "list", "-b", "localhost:port"], "localhost:port"),
+    ] {
+        milena(args).fails(2, &[says]);
+    }
+}
+
+/// One after the other they would take their ten seconds each.
+#[test]
+fn a_wrong_address_is_named_within_its_time_limit() {
+    // A port that was free a moment ago: nobody listens.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // One that accepts, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().map(|address| (silent, address.to_string())).unwrap();
+    let started = Instant::now();
+    let tries: Vec<_> = [&free, &silent.1, "nowhere.invalid:9092"]
+        .into_iter()
+        .flat_map(|address| {
+            let produce = ["produce", "-t", "orders", "-b", address];
+            let list = ["topics", "list", "-b", address];
+            let demo = ["demo", "-b", address];
+            [&produce[..], &list, &demo].map(|args| (address.to_owned(), command(args).spawn().unwrap()))
+        })
+        .collect();
+    for (address, child) in tries {
+        end(child).fails(1, &[&address, "check"]);
+    }
+    assert!(started.elapsed().as_secs() < 45, "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_port_that_speaks_something_else_is_told_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = std::io::Write::write_all(&mut stream.unwrap(), b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let started = Instant::now();
+    milena(&["topics", "list", "-b", &address]).fails(1, &[&address, "HTTP"]);
+    assert!(started.elapsed().as_secs() < 9, "without waiting for the limit");
+}
+
+#[test]
+fn the_environment_may_say_where_the_cluster_is() {
+    let cluster = Cluster::start(&["--topic", "orders:1"]);
+    let child = command(&["topics", "list"]).env("KAFKA_BOOTSTRAP_SERVERS", &cluster.address).spawn().unwrap();
+    assert_eq!(end(child).ok(), "orders\n");
+}
+
+#[test]
+fn the_help_names_every_command_and_every_command_its_broker() {
+    let help = milena(&["--help"]).ok();
+    for command in ["demo", "broker", "topics", "groups", "produce", "consume", "bench"] {
+        assert!(help.contains(&format!("\n  {command}")), "{help}");
+        let help = milena(&[command, "--help"]).ok();
+        if command != "broker" {
+            assert!(help.contains("-b, --bootstrap"), "{help}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_wants_one_line_is_no_failure() {
+    let topics: Vec<String> = (0..20).map(|number| format!("--topic=topic-{number:02}:1")).collect();
+    let cluster = Cluster::start(&topics.iter().map(String::as_str).collect::<Vec<_>>());
+    let (first, ended) = cluster.head(&["topics", "list"]);
+    assert_eq!((first.as_str(), ended.code, ended.stderr.as_str()), ("topic-00", Some(0), ""));
+}
