@@ -78,7 +78,8 @@ fn value(index: u64, buffer: &mut Vec<u8>) {
     buffer.clear();
     let mixed = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // Writing to a vector can't fail.
-    let _ = write!(buffer, "{index}:{mixed:016x}:departure of flight {} is delayed by {} minutes", index % 977, index % 61);
+    let _ =
+        write!(buffer, "{index}:{mixed:016x}:departure of flight {} is delayed by {} minutes", index % 977, index % 61);
     buffer.resize(VALUE_BYTES, b'.');
 }
 
