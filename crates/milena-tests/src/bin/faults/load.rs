@@ -19,7 +19,7 @@ const PRODUCERS: u32 = 2;
 const TASKS_PER_PRODUCER: u32 = 4;
 const KEYS_PER_TASK: u32 = 8;
 /// Between two bursts of a task.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(40);
 /// Records of a burst, so that batches of one partition are often in flight together.
 const BURST: u32 = 4;
 /// Unacknowledged records of a task.

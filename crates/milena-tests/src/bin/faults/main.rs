@@ -102,6 +102,7 @@ async fn run(length: Duration) -> Outcome<bool> {
     run.say("the faults are over; the load stops");
     let _ = stop.send(true);
     let longest_gap = load.await??;
+    run.say(format_args!("{} records were handled so far", run.history().handlings));
     drain(&run, &client).await?;
     let changes = members::end(&run, members).await?;
     let kills = kills?;
@@ -154,6 +155,9 @@ async fn drain(run: &Run, client: &Client) -> Outcome {
         if Instant::now() > deadline {
             // Not an error of the run: the judgement tells which records nobody handled.
             run.say(format_args!("{} records are still not handled after {} s", behind(), DRAIN.as_secs()));
+            for (held, end) in &ends {
+                run.say(format_args!("{held}: handled up to {} of {end}", run.history().handled_below(held.partition)));
+            }
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,9 +1,12 @@
 //! The consumers: members of one group that handle and commit, some of which leave in good order, some of which vanish.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use milena_client::consumer::{Assignor, Consumer, ConsumerEvent, OffsetAndMetadata, OffsetReset};
+use milena_client::consumer::{
+    AssignmentEpoch, Assignor, Consumer, ConsumerEvent, OffsetAndMetadata, OffsetReset, RecordSet, TopicPartition,
+};
 use milena_tests::history::Place;
 use milena_tests::kafka::Outcome;
 use tokio::runtime::Runtime;
@@ -15,6 +18,8 @@ use super::Run;
 const MEMBERS: usize = 3;
 /// Between two changes of the membership.
 const CHANGE: Duration = Duration::from_secs(13);
+/// Between two commits of a member.
+const COMMIT: Duration = Duration::from_millis(100);
 const CLOSE: Duration = Duration::from_secs(30);
 
 /// A member on a runtime of its own, so that it can vanish as a killed process does: without a word to anybody.
@@ -95,33 +100,65 @@ async fn member(run: Arc<Run>, stopped: watch::Receiver<bool>) -> Outcome {
 }
 
 async fn handle(run: Arc<Run>, consumer: Consumer, mut stopped: watch::Receiver<bool>) -> Outcome {
+    let mut handled = Handled { run, consumer: consumer.clone(), uncommitted: BTreeMap::new() };
+    let mut commit_times = tokio::time::interval(COMMIT);
     loop {
         let event = tokio::select! {
             event = consumer.next() => event,
-            _ = stopped.wait_for(|stopped| *stopped) => break,
-        };
-        let set = match event {
-            Ok(ConsumerEvent::Records(set)) => set,
-            // Everything handed over is committed before the next call, so a revocation has nothing to wait for.
-            Ok(_) => continue,
-            Err(error) => {
-                run.say(format_args!("a member got: {error}"));
+            _ = commit_times.tick() => {
+                handled.commit().await;
                 continue;
             }
+            () = told(&mut stopped) => break,
         };
-        {
-            let mut history = run.history();
-            for record in set.iter() {
-                history.handled(Place { partition: record.partition, offset: record.offset });
+        match event {
+            Ok(ConsumerEvent::Records(set)) => handled.note(&set),
+            // Given up when the guard drops: what was handled is committed before.
+            Ok(ConsumerEvent::Revoked(_guard)) => handled.commit().await,
+            Ok(ConsumerEvent::Lost(partitions)) => {
+                handled.uncommitted.retain(|partition, _| !partitions.contains(partition));
             }
-            history.commits(set.partition(), set.next_offset());
-        }
-        let offset = OffsetAndMetadata::from(set.next_offset());
-        if let Err(error) = consumer.commit([(set.topic_partition().clone(), offset, set.epoch())]).await {
-            // The partition has moved on, or its coordinator is gone: somebody handles these again.
-            run.say(format_args!("a commit was refused: {error}"));
+            Ok(_) => {}
+            Err(error) => handled.run.say(format_args!("a member got: {error}")),
         }
     }
+    handled.commit().await;
     consumer.close(CLOSE).await?;
     Ok(())
+}
+
+/// Resolves when it is time to stop, or nobody is left to say so.
+async fn told(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// What a member has handled and not committed yet.
+struct Handled {
+    run: Arc<Run>,
+    consumer: Consumer,
+    uncommitted: BTreeMap<TopicPartition, (i64, AssignmentEpoch)>,
+}
+
+impl Handled {
+    fn note(&mut self, set: &RecordSet) {
+        let mut history = self.run.history();
+        for record in set.iter() {
+            history.handled(Place { partition: record.partition, offset: record.offset });
+        }
+        self.uncommitted.insert(set.topic_partition().clone(), (set.next_offset(), set.epoch()));
+    }
+
+    async fn commit(&mut self) {
+        let uncommitted = std::mem::take(&mut self.uncommitted);
+        {
+            let mut history = self.run.history();
+            uncommitted.iter().for_each(|(held, (offset, _))| history.commits(held.partition, *offset));
+        }
+        let offsets =
+            uncommitted.into_iter().map(|(held, (offset, epoch))| (held, OffsetAndMetadata::from(offset), epoch));
+        if let Err(error) = self.consumer.commit(offsets).await {
+            // The partition has moved on, or its coordinator is gone: somebody handles these again.
+            self.run.say(format_args!("a commit was refused: {error}"));
+        }
+    }
 }
