@@ -53,7 +53,9 @@ async fn run(bootstrap: &str, records: u64) -> Outcome {
     let admin = Admin::new(&client);
     for (name, codec) in CODECS {
         let topic = format!("roundtrip-{name}-{}", std::process::id());
-        admin.create_topic(NewTopic::new(&topic).partitions(PARTITIONS)).await?;
+        // The timestamps are years old: by default the broker would delete the records while they are compared.
+        let new = NewTopic::new(&topic).partitions(PARTITIONS).config("retention.ms", "-1");
+        admin.create_topic(new).await?;
         let started = Instant::now();
         let placed = produce(&client, &topic, codec, records).await?;
         let produced = started.elapsed();
