@@ -26,6 +26,14 @@ const NEVER: [(&[&str], &str, &str); 9] = [
     (&["milena-protocol", "milena-core"], "fastrand::Rng::new", "randomness is an argument"),
 ];
 
+/// The only tests that read where a real Kafka is, for all others of their crate: they fail where they aren't told, and
+/// so does whatever asks them. A test that looked for itself could pass without having tested anything.
+const TOLD_OF_KAFKA: [&str; 3] = [
+    "crates/milena-admin/tests/it/cluster.rs",
+    "crates/milena-client/tests/it/cluster.rs",
+    "crates/milena-protocol/tests/it/java_tools.rs",
+];
+
 /// Marks of unfinished work in comments.
 const UNFINISHED: [&str; 3] = ["TODO", "FIXME", "XXX"];
 
@@ -143,6 +151,15 @@ fn check_file(package: &str, file: &Path, is_test: bool, findings: &mut Findings
     // Tests come last in a file, in a module of their own.
     let tests = source.code.windows(2).position(|lines| lines[0] == "#[cfg(test)]" && lines[1].ends_with('{'));
     let is_test = |line: usize| is_test || tests.is_some_and(|tests| line > tests);
+    if !TOLD_OF_KAFKA.contains(&name.as_str()) {
+        for line in asks_for_kafka(&text, &source).filter(|line| is_test(*line)) {
+            findings.error(format!(
+                "{name}:{}: a test that looks for a real Kafka itself can pass untested; ask for it as {} does",
+                line + 1,
+                TOLD_OF_KAFKA[0]
+            ));
+        }
+    }
     for (line, (code, comment)) in source.code.iter().zip(&source.comments).enumerate() {
         let place = format!("{name}:{}", line + 1);
         for (packages, word, instead) in NEVER {
@@ -159,4 +176,25 @@ fn check_file(package: &str, file: &Path, is_test: bool, findings: &mut Findings
         }
     }
     Ok(())
+}
+
+/// The lines, from 0, that read the environment in a file that names a variable of the real Kafka's.
+fn asks_for_kafka<'a>(text: &str, source: &'a Source) -> impl Iterator<Item = usize> + use<'a> {
+    let names_it = text.contains("MILENA_KAFKA_");
+    let reads = move |code: &String| names_it && (code.contains("env::var") || code.contains("option_env!"));
+    source.code.iter().enumerate().filter(move |(_, code)| reads(code)).map(|(line, _)| line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_looks_for_a_real_kafka_is_seen() {
+        let found = |text: &str| asks_for_kafka(text, &Source::parse(text)).collect::<Vec<usize>>();
+        assert_eq!(found("// of Kafka\nlet Ok(servers) = env::var(\"MILENA_KAFKA_1\") else { return };"), [1]);
+        assert_eq!(found("const NAME: &str = \"MILENA_KAFKA_1\";\nif std::env::var_os(NAME).is_none() {}"), [1]);
+        assert!(found("let seeds = env::var(\"MILENA_SEEDS\");").is_empty());
+        assert!(found("Cluster::real(\"MILENA_KAFKA_1\", 1)").is_empty());
+    }
 }

@@ -1,4 +1,4 @@
-//! Administration of the embedded broker, and of a real Kafka where one runs: the same checks on both.
+//! Administration of the embedded broker, and of real Kafka: the same checks on both.
 
 mod checks;
 mod cluster;

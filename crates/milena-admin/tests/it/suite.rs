@@ -1,4 +1,4 @@
-//! Every check, on every cluster at hand.
+//! Every check, on the embedded broker and on real Kafka, one node and three (see CONTRIBUTING.md).
 
 use crate::{checks, cluster};
 
@@ -15,14 +15,24 @@ macro_rules! suite {
             )*
         }
 
-        mod real {
+        mod one_node {
             use super::*;
             $(
                 #[tokio::test]
+                #[ignore = "needs a real Kafka: cargo xtask test"]
                 async fn $check() {
-                    if let Some(client) = cluster::kafka().await {
-                        checks::$check(&client).await;
-                    }
+                    checks::$check(&cluster::kafka("MILENA_KAFKA_1").await).await;
+                }
+            )*
+        }
+
+        mod three_nodes {
+            use super::*;
+            $(
+                #[tokio::test]
+                #[ignore = "needs a real Kafka: cargo xtask test"]
+                async fn $check() {
+                    checks::$check(&cluster::kafka("MILENA_KAFKA_3").await).await;
                 }
             )*
         }

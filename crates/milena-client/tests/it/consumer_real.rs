@@ -1,51 +1,39 @@
-//! The consumer on a real Kafka, one node and three, when `MILENA_KAFKA_1` and `MILENA_KAFKA_3` name them.
+//! The consumer on every cluster, embedded and real (see CONTRIBUTING.md).
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use milena_client::consumer::{Assignor, Consumer, ConsumerEvent, OffsetReset, Start};
 use milena_client::raw::Target;
 use milena_client::{Client, TopicPartition};
 use milena_protocol::ErrorCode;
 use milena_protocol::compress::Compression;
-use milena_protocol::messages::create_topics_request::CreatableTopic;
-use milena_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest};
+use milena_protocol::messages::{DeleteTopicsRequest, DescribeGroupsRequest, DescribeGroupsResponse};
 use tokio::time::timeout;
 
-use crate::consumer_rig::{produce, records, tp, values};
+use crate::cluster::{Cluster, on_every_cluster};
+use crate::consumer_rig::{assert_quiet, produce, records, tp, values};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+on_every_cluster!(
+    group_shares_joins_and_leaves,
+    static_member_keeps_its_partitions_through_a_restart,
+    seeks_times_and_parked_polls_work_by_hand,
+);
+
 struct Real {
+    cluster: Cluster,
     client: Client,
     topic: String,
-    servers: String,
 }
 
 impl Real {
-    async fn on(variable: &str, replicas: i16, partitions: i32, name: &str) -> Option<Self> {
-        let Ok(servers) = std::env::var(variable) else {
-            eprintln!("NOT TESTED on a real Kafka: {variable} is not set");
-            return None;
-        };
-        let client = connect(&servers).await;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
-        let topic = format!("consumer-{name}-{now}");
-        let request = CreateTopicsRequest {
-            topics: vec![CreatableTopic {
-                name: (&*topic).into(),
-                num_partitions: partitions,
-                replication_factor: replicas,
-                ..CreatableTopic::default()
-            }],
-            timeout_ms: 30_000,
-            ..CreateTopicsRequest::default()
-        };
-        let created = client.raw().send(Target::Controller, request).await.unwrap();
-        assert_eq!(created.topics[0].error_code, ErrorCode::NONE);
-        client.partitions(&topic).await.unwrap();
-        Some(Self { client, topic, servers })
+    async fn on(cluster: Cluster, partitions: i32, name: &str) -> Self {
+        let client = cluster.client().await;
+        let topic = cluster.topic(&client, name, partitions).await;
+        Self { cluster, client, topic }
     }
 
     async fn produce(&self, partition: i32, from: i64, to: i64) {
@@ -76,10 +64,6 @@ impl Real {
         self.client.raw().send_versioned(Target::Controller, 6, build, |_, _| ErrorCode::NONE).await.unwrap();
         assert!(self.client.close(Duration::from_secs(10)).await.clean);
     }
-}
-
-async fn connect(servers: &str) -> Client {
-    Client::builder().bootstrap(servers).unwrap().build().await.unwrap()
 }
 
 fn held(consumer: &Consumer) -> BTreeSet<TopicPartition> {
@@ -113,9 +97,9 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-async fn group_shares_joins_and_leaves(variable: &str, replicas: i16) {
-    let Some(real) = Real::on(variable, replicas, 4, "group").await else { return };
-    let other = connect(&real.servers).await;
+async fn group_shares_joins_and_leaves(cluster: Cluster) {
+    let real = Real::on(cluster, 4, "group").await;
+    let other = real.cluster.client().await;
     for assignor in Assignor::ALL {
         let first = real.member(&real.client, assignor).build().unwrap();
         first.subscribe([&real.topic]).unwrap();
@@ -155,19 +139,26 @@ async fn group_shares_joins_and_leaves(variable: &str, replicas: i16) {
     real.end().await;
 }
 
-#[tokio::test]
-async fn group_shares_joins_and_leaves_on_one_node() {
-    group_shares_joins_and_leaves("MILENA_KAFKA_1", 1).await;
+/// Waits until every member of the group has its partitions, in the coordinator's eyes.
+async fn until_stable(client: &Client, group: &str) {
+    let wait = async {
+        loop {
+            let request = DescribeGroupsRequest { groups: vec![group.into()], ..DescribeGroupsRequest::default() };
+            let target = Target::GroupCoordinator(group.to_owned());
+            let build = |_| request.clone();
+            let of = |_, response: &DescribeGroupsResponse| response.groups[0].error_code;
+            let described = client.raw().send_versioned(target, 5, build, of).await.unwrap();
+            if &*described.groups[0].group_state == "Stable" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, wait).await.expect("the group becomes stable");
 }
 
-#[tokio::test]
-async fn group_shares_joins_and_leaves_on_three_nodes() {
-    group_shares_joins_and_leaves("MILENA_KAFKA_3", 3).await;
-}
-
-#[tokio::test]
-async fn static_member_keeps_its_partitions_through_a_restart() {
-    let Some(real) = Real::on("MILENA_KAFKA_1", 1, 2, "static").await else { return };
+async fn static_member_keeps_its_partitions_through_a_restart(cluster: Cluster) {
+    let real = Real::on(cluster, 2, "static").await;
     let member = |id: &str| {
         let consumer = real.member(&real.client, Assignor::Range).instance_id(id).build().unwrap();
         consumer.subscribe([&real.topic]).unwrap();
@@ -177,7 +168,7 @@ async fn static_member_keeps_its_partitions_through_a_restart() {
     let (stays, _works) = member("a");
     let (leaves, _leaves_works) = member("b");
     until("they share", || held(&stays).len() == 1 && held(&leaves).len() == 1).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until_stable(&real.client, &format!("{}-{}", real.topic, Assignor::Range)).await;
     let (before, mine) = (stays.assignment(), held(&leaves));
     leaves.close(Duration::from_secs(5)).await.unwrap();
     let (back, _back_works) = member("b");
@@ -188,9 +179,8 @@ async fn static_member_keeps_its_partitions_through_a_restart() {
     real.end().await;
 }
 
-#[tokio::test]
-async fn seeks_times_and_parked_polls_work_by_hand() {
-    let Some(real) = Real::on("MILENA_KAFKA_3", 3, 3, "hand").await else { return };
+async fn seeks_times_and_parked_polls_work_by_hand(cluster: Cluster) {
+    let real = Real::on(cluster, 3, "hand").await;
     for partition in 0..3 {
         real.produce(partition, 0, 100).await;
     }
@@ -201,7 +191,8 @@ async fn seeks_times_and_parked_polls_work_by_hand() {
     while count < 300 {
         count += records(&consumer).await.len();
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Nothing more is there, so the polls are parked at the brokers.
+    assert_quiet(&consumer, Duration::from_secs(1)).await;
     for round in 0..5 {
         let start = Instant::now();
         consumer.seek(&tp(&real.topic, round % 3), Start::Offset(90)).unwrap();

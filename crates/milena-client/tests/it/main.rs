@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail as the test itself")]
 
 mod base;
+mod cluster;
 mod consumer_assigned;
 mod consumer_group;
 mod consumer_real;

@@ -1,42 +1,19 @@
-//! The producer against a real Kafka, where `MILENA_KAFKA_1` or `MILENA_KAFKA_3` name one (see CONTRIBUTING.md).
+//! The producer on every cluster, embedded and real (see CONTRIBUTING.md).
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use milena_client::Client;
 use milena_client::producer::{Compression, Producer, Record};
-use milena_client::raw::Target;
-use milena_protocol::messages::CreateTopicsRequest;
-use milena_protocol::messages::create_topics_request::CreatableTopic;
 
+use crate::cluster::{Cluster, on_every_cluster};
 use crate::producer_log::numbers;
 
 const PARTITIONS: i32 = 3;
 
-async fn cluster(variable: &str, replicas: i16) -> Option<(Client, String)> {
-    let Ok(servers) = std::env::var(variable) else {
-        eprintln!("NOT TESTED on a real Kafka: {variable} is not set");
-        return None;
-    };
-    let client = Client::builder().bootstrap(servers).expect("addresses").build().await.expect("Kafka answers");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros();
-    let topic = format!("producer-{now}");
-    let request = CreateTopicsRequest {
-        topics: vec![CreatableTopic {
-            name: topic.clone().into(),
-            num_partitions: PARTITIONS,
-            replication_factor: replicas,
-            ..CreatableTopic::default()
-        }],
-        timeout_ms: 30_000,
-        ..CreateTopicsRequest::default()
-    };
-    let response = client.raw().send(Target::Controller, request).await.expect("the controller answers");
-    assert!(response.topics[0].error_code.is_ok(), "{response:?}");
-    Some((client, topic))
-}
+on_every_cluster!(every_codec_arrives);
 
-async fn every_codec_arrives(variable: &str, replicas: i16) {
-    let Some((client, topic)) = cluster(variable, replicas).await else { return };
+async fn every_codec_arrives(cluster: Cluster) {
+    let client = cluster.client().await;
+    let topic = cluster.topic(&client, "producer", PARTITIONS).await;
     let mut sent = vec![Vec::new(); PARTITIONS as usize];
     for compression in [
         Compression::None,
@@ -67,14 +44,4 @@ async fn every_codec_arrives(variable: &str, replicas: i16) {
     for partition in 0..PARTITIONS {
         assert_eq!(numbers(&client, &topic, partition).await, sent[partition as usize], "partition {partition}");
     }
-}
-
-#[tokio::test]
-async fn every_codec_arrives_on_one_node() {
-    every_codec_arrives("MILENA_KAFKA_1", 1).await;
-}
-
-#[tokio::test]
-async fn every_codec_arrives_on_three_nodes() {
-    every_codec_arrives("MILENA_KAFKA_3", 3).await;
 }
