@@ -5,9 +5,16 @@
 //! module: `one_node`, `three_nodes`, and `disturbed` for tests that stop nodes (three nodes, one test at a time). A test
 //! that runs Java tools has `java_tools` in its name.
 #![forbid(unsafe_code)]
+// What the README shows gives no warning to whoever copies it.
+#![doc(test(attr(deny(warnings))))]
 
 pub mod cluster;
 pub mod history;
 pub mod kafka;
 pub mod kafka_tools;
 pub mod wire;
+
+/// The README's programs, compiled and run as they stand there.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
