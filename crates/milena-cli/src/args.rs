@@ -94,7 +94,7 @@ pub(crate) struct BrokerArgs {
 pub(crate) struct TopicsArgs {
     #[command(flatten)]
     pub(crate) bootstrap: Bootstrap,
-    /// Print JSON instead of a table.
+    /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -135,7 +135,7 @@ pub(crate) enum TopicsCommand {
 pub(crate) struct GroupsArgs {
     #[command(flatten)]
     pub(crate) bootstrap: Bootstrap,
-    /// Print JSON instead of a table.
+    /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]

@@ -17,7 +17,7 @@ pub(crate) async fn run(args: GroupsArgs) -> Result<(), Failure> {
     let outcome = match args.command {
         GroupsCommand::List => list(&admin, args.json).await,
         GroupsCommand::Describe { name } => describe(&admin, &name, args.json).await,
-        GroupsCommand::Delete { name } => delete(&admin, &name).await,
+        GroupsCommand::Delete { name } => delete(&admin, &name, args.json).await,
     };
     connect::close(&client).await;
     outcome
@@ -135,11 +135,15 @@ async fn describe(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failur
     stdout::text(&text)
 }
 
-async fn delete(admin: &Admin, name: &str) -> Result<(), Failure> {
+async fn delete(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failure> {
     let what = format!("cannot delete group {name}");
     let mut deleted = admin.delete_groups(&[name]).await.trying(&what)?;
     match deleted.pop() {
-        Some((_, outcome)) => outcome.trying(&what),
-        None => Err(Failure::Failed(what)),
+        Some((_, outcome)) => outcome.trying(&what)?,
+        None => return Err(Failure::Failed(what)),
     }
+    if as_json {
+        return stdout::line(json!({ "deleted": name }));
+    }
+    stdout::line(format_args!("deleted {name}"))
 }

@@ -22,12 +22,10 @@ pub(crate) async fn run(args: TopicsArgs) -> Result<(), Failure> {
             for (key, value) in configs {
                 topic = topic.config(key, value);
             }
-            admin.create_topic(topic).await.trying(format_args!("cannot create topic {name}")).map(|_| ())
+            create(&admin, &name, topic, args.json).await
         }
         TopicsCommand::Describe { name } => describe(&admin, &name, args.json).await,
-        TopicsCommand::Delete { name } => {
-            admin.delete_topic(&name).await.trying(format_args!("cannot delete topic {name}"))
-        }
+        TopicsCommand::Delete { name } => delete(&admin, &name, args.json).await,
     };
     connect::close(&client).await;
     outcome
@@ -44,6 +42,28 @@ async fn list(admin: &Admin, as_json: bool) -> Result<(), Failure> {
     }
     let names: String = topics.into_iter().flat_map(|topic| [topic.name, "\n".to_owned()]).collect();
     stdout::text(&names)
+}
+
+async fn create(admin: &Admin, name: &str, topic: NewTopic, as_json: bool) -> Result<(), Failure> {
+    let created = admin.create_topic(topic).await.trying(format_args!("cannot create topic {name}"))?;
+    if as_json {
+        return stdout::line(json!({
+            "created": name, "id": created.id, "partitions": created.partitions, "replication": created.replication_factor,
+        }));
+    }
+    match created.partitions {
+        Some(1) => stdout::line(format_args!("created {name} with 1 partition")),
+        Some(partitions) => stdout::line(format_args!("created {name} with {partitions} partitions")),
+        None => stdout::line(format_args!("created {name}")),
+    }
+}
+
+async fn delete(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failure> {
+    admin.delete_topic(name).await.trying(format_args!("cannot delete topic {name}"))?;
+    if as_json {
+        return stdout::line(json!({ "deleted": name }));
+    }
+    stdout::line(format_args!("deleted {name}"))
 }
 
 async fn describe(admin: &Admin, name: &str, as_json: bool) -> Result<(), Failure> {

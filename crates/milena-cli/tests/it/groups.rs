@@ -26,7 +26,7 @@ fn a_group_is_listed_described_and_deleted() {
     let row: Vec<&str> = text.lines().nth(2).unwrap().split_whitespace().collect();
     assert_eq!(row, ["orders", "0", "2", "5", "3", "-"]);
 
-    assert_eq!(cluster.run(&["groups", "delete", "billing"]).ok(), "");
+    assert_eq!(cluster.run(&["groups", "delete", "billing"]).ok(), "deleted billing\n");
     assert_eq!(cluster.run(&["groups", "list"]).ok(), "");
 }
 
@@ -43,7 +43,10 @@ fn a_group_with_a_member_shows_it_and_is_not_deleted() {
     cluster.run(&["groups", "delete", "billing"]).fails(1, &["billing", "NON_EMPTY_GROUP"]);
     assert_eq!(member.end_by("INT").ok(), "");
     assert_eq!(cluster.committed("billing"), 1, "what was printed is committed");
-    cluster.run(&["groups", "delete", "billing"]).ok();
+    assert_eq!(
+        cluster.run(&["groups", "delete", "billing", "--json"]).json(),
+        serde_json::json!({"deleted": "billing"})
+    );
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! `milena topics`.
 
+use serde_json::json;
+
 use crate::support::Cluster;
 
 #[test]
 fn a_topic_is_created_listed_described_and_deleted() {
     let cluster = Cluster::start(&["--nodes", "2"]);
     let created = cluster.run(&["topics", "create", "orders", "-p", "3", "-r", "2", "--config", "retention.ms=60000"]);
-    assert_eq!(created.ok(), "");
-    cluster.run(&["topics", "create", "audit", "-p", "1"]).ok();
+    assert_eq!(created.ok(), "created orders with 3 partitions\n");
+    let created = cluster.run(&["topics", "create", "audit", "-p", "1"]);
+    assert_eq!(created.ok(), "created audit with 1 partition\n");
     assert_eq!(cluster.run(&["topics", "list"]).ok(), "audit\norders\n");
     let listed = cluster.run(&["topics", "list", "--json"]).json();
     assert_eq!(listed[1]["name"], "orders");
@@ -35,8 +38,18 @@ fn a_topic_is_created_listed_described_and_deleted() {
     assert_eq!(lines.len(), 6);
     assert!(lines[3].ends_with("0      4"), "{text}");
 
-    assert_eq!(cluster.run(&["topics", "delete", "orders"]).ok(), "");
+    assert_eq!(cluster.run(&["topics", "delete", "orders"]).ok(), "deleted orders\n");
     assert_eq!(cluster.run(&["topics", "list"]).ok(), "audit\n");
+}
+
+#[test]
+fn what_was_done_is_told_to_programs_too() {
+    let cluster = Cluster::start(&["--nodes", "2"]);
+    let created = cluster.run(&["topics", "create", "orders", "-p", "3", "-r", "2", "--json"]).json();
+    let described = cluster.run(&["topics", "describe", "orders", "--json"]).json();
+    assert_eq!(created, json!({"created": "orders", "id": described["id"], "partitions": 3, "replication": 2}));
+    let deleted = cluster.run(&["topics", "delete", "orders", "--json"]).json();
+    assert_eq!(deleted, json!({"deleted": "orders"}));
 }
 
 #[test]
