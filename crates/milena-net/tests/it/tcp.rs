@@ -29,8 +29,8 @@ async fn a_refused_connection_names_the_address() {
 }
 
 #[tokio::test]
-async fn a_name_with_a_dead_address_reaches_the_live_one() {
-    // `localhost` is ::1 and 127.0.0.1 on most machines; only one of them is listened on.
+async fn a_name_is_resolved_and_reached() {
+    // On many machines `localhost` is ::1 and 127.0.0.1, and only the second is listened on.
     let (listener, address) = listen().await;
     let named = BrokerAddress::new("localhost", address.port().into()).expect("an address");
     let (transport, accepted) = tokio::join!(TcpConnector::default().connect(named), listener.accept());
