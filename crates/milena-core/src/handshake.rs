@@ -154,15 +154,19 @@ fn downgrade(refused: i16, response: Option<ApiVersionsResponse>) -> Option<i16>
 pub struct NegotiatedVersions {
     // By API key; absent where there is no common version.
     ranges: BTreeMap<i16, VersionRange>,
+    // What the broker said, of the APIs that we know.
+    offered: BTreeMap<i16, VersionRange>,
     features: BTreeMap<Box<str>, i16>,
 }
 
 impl NegotiatedVersions {
     fn new(response: &ApiVersionsResponse) -> Self {
         let mut ranges = BTreeMap::new();
+        let mut all = BTreeMap::new();
         for offered in &response.api_keys {
             let Ok(api_key) = ApiKey::try_from(offered.api_key) else { continue };
             let theirs = VersionRange::new(offered.min_version, offered.max_version);
+            all.entry(offered.api_key).or_insert(theirs);
             if let Some(common) = api_key.versions().intersect(theirs) {
                 ranges.entry(offered.api_key).or_insert(common);
             }
@@ -171,12 +175,17 @@ impl NegotiatedVersions {
         let finalized = response.finalized_features_epoch >= 0;
         let features = response.finalized_features.iter().filter(|_| finalized);
         let features = features.map(|feature| (feature.name.as_str().into(), feature.max_version_level)).collect();
-        Self { ranges, features }
+        Self { ranges, offered: all, features }
     }
 
     /// The common versions of an API, if there are any.
     pub fn range(&self, api_key: ApiKey) -> Option<VersionRange> {
         self.ranges.get(&i16::from(api_key)).copied()
+    }
+
+    /// The versions that the broker offers, be they common or not: for errors that name them.
+    pub fn offered(&self, api_key: ApiKey) -> Option<VersionRange> {
+        self.offered.get(&i16::from(api_key)).copied()
     }
 
     /// The highest common version.

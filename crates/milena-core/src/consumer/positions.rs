@@ -357,6 +357,11 @@ impl Position {
         !self.paused && !self.held_back
     }
 
+    /// Whether it is being revoked.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
+    }
+
     /// Offset of the next record to hand over, once it is known.
     pub fn position(&self) -> Option<i64> {
         self.unresolved.is_none().then_some(self.position)

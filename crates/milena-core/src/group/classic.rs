@@ -110,6 +110,19 @@ impl Membership {
         (self.generation >= 0).then(|| (Arc::clone(&self.member_id), self.generation))
     }
 
+    /// Whether a commit may be sent now. A member without a generation may not: the coordinator would take it for somebody
+    /// who commits by hand.
+    pub fn may_commit(&self) -> bool {
+        self.state.may_commit() && (self.generation >= 0 || self.topics.is_empty())
+    }
+
+    /// Whether a commit that was sent under `generation` met a coordinator which is on its way to the next one, or there
+    /// already: sent again under the next, it may be taken.
+    pub fn is_superseded(&self, generation: i32) -> bool {
+        generation != self.generation
+            || matches!(self.state, MemberState::PreparingRebalance | MemberState::CompletingRebalance)
+    }
+
     /// `group.instance.id`
     pub fn instance_id(&self) -> Option<&Arc<str>> {
         self.config.instance_id.as_ref()
@@ -196,8 +209,12 @@ impl Membership {
         match reply.error {
             ErrorCode::NONE => self.joined(now, reply),
             ErrorCode::MEMBER_ID_REQUIRED => {
+                let had_one = !self.member_id.is_empty();
                 self.member_id = reply.member_id;
                 self.become_state(MemberState::Unjoined);
+                if had_one {
+                    self.back_off(now);
+                }
             }
             error => self.handle_group_error(now, error),
         }
@@ -210,7 +227,6 @@ impl Membership {
             let name = reply.protocol.map(|name| name.to_string()).unwrap_or_default();
             return self.fail(GroupError::UnknownProtocol(name));
         };
-        self.failures = 0;
         self.assignor = Some(assignor);
         self.generation = reply.generation;
         self.leads = reply.leader == reply.member_id;
@@ -269,6 +285,7 @@ impl Membership {
     }
 
     fn adopt(&mut self, now: Instant, partitions: Vec<TopicPartition>) {
+        self.failures = 0;
         self.last_assignment = Some((partitions.clone(), self.generation));
         let assigned: BTreeSet<TopicPartition> = partitions.into_iter().collect();
         let added: Vec<TopicPartition> = assigned.difference(&self.owned).cloned().collect();
@@ -311,9 +328,10 @@ impl Membership {
         }
     }
 
-    /// A commit sent under `generation` was answered with an error about the group.
+    /// A commit sent under `generation` was answered with an error about the group. While JoinGroup is under way its
+    /// answer says where we stand: that the generation is over is no news then.
     pub fn handle_commit_error(&mut self, now: Instant, generation: i32, error: ErrorCode) {
-        if generation != self.generation || !self.state.may_commit() {
+        if self.is_superseded(generation) || !self.state.may_commit() {
             return;
         }
         match error {
@@ -336,12 +354,17 @@ impl Membership {
             }
             ErrorCode::REBALANCE_IN_PROGRESS => {
                 self.become_state(MemberState::Unjoined);
+                self.join_again(now);
             }
             // The coordinator went on without us: what we held may have new owners.
-            ErrorCode::ILLEGAL_GENERATION => self.lose(MemberState::Unjoined),
+            ErrorCode::ILLEGAL_GENERATION => {
+                self.lose(MemberState::Unjoined);
+                self.join_again(now);
+            }
             ErrorCode::UNKNOWN_MEMBER_ID => {
                 self.member_id = Arc::from("");
                 self.lose(MemberState::Unjoined);
+                self.join_again(now);
             }
             ErrorCode::FENCED_INSTANCE_ID => self.fail(GroupError::Fenced),
             error => self.fail(GroupError::Refused(error)),
@@ -552,6 +575,16 @@ impl Membership {
     fn back_off(&mut self, now: Instant) {
         self.not_before = Some(now + self.config.backoff.delay(self.failures, &mut self.rng));
         self.failures = self.failures.saturating_add(1);
+    }
+
+    /// A refusal that the next join mends: at once the first time, so that a rebalance isn't held up. A coordinator that
+    /// refuses again and again must not be flooded.
+    fn join_again(&mut self, now: Instant) {
+        if self.failures == 0 {
+            self.failures = 1;
+        } else {
+            self.back_off(now);
+        }
     }
 
     /// Replies to what was sent before are void from here on.

@@ -12,7 +12,6 @@ use std::{
 
 use milena_protocol::ErrorCode;
 
-use super::classic::{NoReply, Reply};
 use crate::{
     consumer::{AssignmentEpoch, TopicPartition},
     retry::Backoff,
@@ -46,6 +45,10 @@ pub enum OffsetRefused {
     /// No answer within the time limit; the offset may have been committed.
     #[error("no answer from the coordinator within {0:?}, the offset may have been committed; commit again")]
     TimedOut(Duration),
+    /// Within the time limit there was no coordinator to send it to, or no end of a rebalance or of the commits before
+    /// it. The offset was not committed.
+    #[error("not sent within {0:?} for want of a coordinator or of the end of a rebalance, and not committed; commit again")]
+    NeverSent(Duration),
     /// The consumer is closed or was never part of a group.
     #[error("the consumer has no group or is closed, configure one to commit")]
     NoGroup,
@@ -53,6 +56,16 @@ pub enum OffsetRefused {
 
 /// Result of one commit: per partition, in the order given.
 pub type CommitResult = Vec<(TopicPartition, Result<(), OffsetRefused>)>;
+
+/// A commit without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// Whether any of it was written, so that the coordinator may have acted on it.
+    pub written: bool,
+}
+
+/// The answer to a commit: an error code per partition, as far as the coordinator gave one.
+pub type CommitReply = Result<Vec<(TopicPartition, ErrorCode)>, Unanswered>;
 
 /// A commit to be sent, or sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +80,10 @@ pub struct CommitRequest {
 struct Commit {
     ticket: u64,
     deadline: Instant,
+    /// It was written once without an answer, so that the coordinator may have acted on it.
+    may_be_applied: bool,
+    /// The last refusal that was worth another attempt.
+    refusal: Option<ErrorCode>,
     /// `None` while its answer is due.
     offsets: Vec<(OffsetToCommit, Option<Result<(), OffsetRefused>>)>,
 }
@@ -104,7 +121,8 @@ impl CommitLane {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let offsets = offsets.into_iter().map(|offset| (offset, None)).collect();
-        self.queue.push_back(Commit { ticket, deadline: now + self.timeout, offsets });
+        let deadline = now + self.timeout;
+        self.queue.push_back(Commit { ticket, deadline, may_be_applied: false, refusal: None, offsets });
         ticket
     }
 
@@ -132,8 +150,8 @@ impl CommitLane {
             }
         }
         if now >= head.deadline {
-            let timeout = self.timeout;
-            head.settle(|| OffsetRefused::TimedOut(timeout));
+            let why = head.unsettled(self.timeout);
+            head.settle(&why);
         }
         if head.is_settled() || !may_send || self.not_before.is_some_and(|at| now < at) {
             return None;
@@ -144,18 +162,22 @@ impl CommitLane {
         Some(CommitRequest { ticket: head.ticket, offsets: offsets.collect() })
     }
 
-    /// The answer, per partition as far as the coordinator gave one. Returns an error about the group, if there was one.
+    /// The answer. `superseded` says that the generation it was sent under is over or about to be: what was refused for
+    /// that is sent again under the next one, if its partition is held then. Returns an error about the group, if there
+    /// was one.
     pub fn handle_reply(
         &mut self,
         now: Instant,
         ticket: u64,
-        reply: Reply<Vec<(TopicPartition, ErrorCode)>>,
+        reply: CommitReply,
+        superseded: bool,
     ) -> Option<ErrorCode> {
         let head = self.queue.front_mut().filter(|head| head.ticket == ticket && self.in_flight)?;
         self.in_flight = false;
         let errors = match reply {
             Ok(errors) => errors,
-            Err(NoReply) => {
+            Err(Unanswered { written }) => {
+                head.may_be_applied |= written;
                 self.back_off(now);
                 return Some(ErrorCode::COORDINATOR_NOT_AVAILABLE);
             }
@@ -166,7 +188,10 @@ impl CommitLane {
             let error = errors.iter().find(|(tp, _)| *tp == offset.partition).map(|(_, error)| *error);
             match error {
                 Some(ErrorCode::NONE) => *result = Some(Ok(())),
-                Some(error) if is_worth_retrying(error) => again = true,
+                Some(error) if is_worth_retrying(error) || superseded && is_of_generation(error) => {
+                    head.refusal = Some(error);
+                    again = true;
+                }
                 Some(error) => *result = Some(Err(OffsetRefused::Broker(error))),
                 None => *result = Some(Err(OffsetRefused::Broker(ErrorCode::UNKNOWN_SERVER_ERROR))),
             }
@@ -187,13 +212,16 @@ impl CommitLane {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Refuses everything that waits; what is under way is reported as timed out.
+    /// Refuses everything that waits; what may have been applied is reported so.
     pub fn close(&mut self) {
-        let timeout = self.timeout;
-        let in_flight = std::mem::take(&mut self.in_flight);
-        for (index, commit) in self.queue.iter_mut().enumerate() {
-            let sent = in_flight && index == 0;
-            commit.settle(|| if sent { OffsetRefused::TimedOut(timeout) } else { OffsetRefused::NoGroup });
+        if std::mem::take(&mut self.in_flight)
+            && let Some(head) = self.queue.front_mut()
+        {
+            head.may_be_applied = true;
+        }
+        for commit in &mut self.queue {
+            let timed_out = OffsetRefused::TimedOut(self.timeout);
+            commit.settle(if commit.may_be_applied { &timed_out } else { &OffsetRefused::NoGroup });
         }
     }
 
@@ -223,11 +251,25 @@ impl Commit {
         self.offsets.iter().all(|(_, result)| result.is_some())
     }
 
-    fn settle(&mut self, why: impl Fn() -> OffsetRefused) {
-        for (_, result) in self.offsets.iter_mut().filter(|(_, result)| result.is_none()) {
-            *result = Some(Err(why()));
+    /// Why it is not settled when its time is up.
+    fn unsettled(&self, timeout: Duration) -> OffsetRefused {
+        match self.refusal {
+            _ if self.may_be_applied => OffsetRefused::TimedOut(timeout),
+            Some(error) => OffsetRefused::Broker(error),
+            None => OffsetRefused::NeverSent(timeout),
         }
     }
+
+    fn settle(&mut self, why: &OffsetRefused) {
+        for (_, result) in self.offsets.iter_mut().filter(|(_, result)| result.is_none()) {
+            *result = Some(Err(why.clone()));
+        }
+    }
+}
+
+/// The coordinator is past the generation, or about to be, and took nothing.
+fn is_of_generation(error: ErrorCode) -> bool {
+    matches!(error, ErrorCode::REBALANCE_IN_PROGRESS | ErrorCode::ILLEGAL_GENERATION)
 }
 
 fn is_worth_retrying(error: ErrorCode) -> bool {

@@ -61,10 +61,10 @@ impl MemberState {
         matches!(self, Self::CompletingRebalance | Self::Stable | Self::Revoking)
     }
 
-    /// Whether a commit may be on its way: never between Join and Sync, where its generation would be the old one at
-    /// one end and the new one at the other.
+    /// Whether a commit may be on its way: the coordinator takes those of the current generation until the next one
+    /// starts. Not between Join and Sync, where it refuses them all.
     pub const fn may_commit(self) -> bool {
-        matches!(self, Self::Unjoined | Self::Stable | Self::Revoking)
+        matches!(self, Self::Unjoined | Self::PreparingRebalance | Self::Stable | Self::Revoking)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use milena_protocol::ErrorCode;
+use milena_protocol::{ErrorCode, VersionRange};
 
 /// Why a record was given up.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,28 @@ pub enum ProduceFailure {
         /// The broker's last error, if it answered at all.
         last: Option<ErrorCode>,
     },
+    /// A batch sent before it was given up while it may have been written: whether this one was can't be found out
+    /// either.
+    Unsettled {
+        /// The broker's last error, if it answered at all.
+        last: Option<ErrorCode>,
+    },
+    /// There is no producer id, which idempotence needs, and there won't be one.
+    NoProducerId {
+        /// The broker's error, if it answered with one.
+        code: Option<ErrorCode>,
+        /// Which broker, and why not.
+        reason: Arc<str>,
+    },
+    /// The leader serves Produce in no version that this client speaks.
+    NoCommonVersion {
+        /// Which broker.
+        broker: Arc<str>,
+        /// What it serves; `None` where it serves no Produce at all.
+        theirs: Option<VersionRange>,
+        /// What this client can send the batch in.
+        ours: VersionRange,
+    },
     /// The producer was closed before the record was acknowledged.
     Closed,
     /// The batch could not be written at all, such as a codec that this build lacks.
@@ -42,6 +64,17 @@ impl fmt::Display for ProduceFailure {
             Self::DeliveryTimeout { limit, last: None } => {
                 write!(f, "not acknowledged within delivery.timeout of {limit:?}")
             }
+            Self::Unsettled { last: Some(code) } => {
+                write!(f, "a batch before it was given up while it may have been written, last error {code}")
+            }
+            Self::Unsettled { last: None } => {
+                f.write_str("a batch before it was given up while it may have been written")
+            }
+            Self::NoProducerId { reason, .. } => write!(f, "there is no producer id: {reason}"),
+            Self::NoCommonVersion { broker, theirs: Some(theirs), ours } => {
+                write!(f, "{broker} serves Produce {theirs}, and this client speaks {ours}")
+            }
+            Self::NoCommonVersion { broker, theirs: None, .. } => write!(f, "{broker} serves no Produce"),
             Self::Closed => f.write_str("the producer was closed before the record was acknowledged"),
             Self::Unsendable(why) => write!(f, "the batch could not be written: {why}"),
         }

@@ -7,7 +7,7 @@ use milena_protocol::ErrorCode;
 
 use super::Ticket;
 use crate::producer::completion::BatchShare;
-use crate::producer::failure::Verdict;
+use crate::producer::failure::{ProduceFailure, Verdict};
 
 /// What became of a batch that was sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub enum Answer {
     },
     /// Not a byte of it was written.
     NotSent,
+    /// Not a byte of it was written, and to this broker none ever will be.
+    Unsendable(ProduceFailure),
     /// It was written, and no answer came.
     Lost,
 }
@@ -56,7 +58,7 @@ impl Answer {
         match self {
             Self::Acknowledged { .. } => false,
             Self::Refused { .. } => self.verdict() != Some(Verdict::Duplicate),
-            Self::NotSent | Self::Lost => true,
+            Self::NotSent | Self::Unsendable(_) | Self::Lost => true,
         }
     }
 

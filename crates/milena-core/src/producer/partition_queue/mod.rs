@@ -11,6 +11,9 @@
 //!   gives its sequence back; and nothing behind it can have been written either.
 //! - A batch given up while it may have been written leaves a gap that only a new epoch closes, and the partition takes
 //!   a new epoch only with nothing unsettled under the old one.
+//! - A broker may read a request long after we have closed its connection (Kafka serves what it had received by then).
+//!   So no sequence under which something was lost is ever given to another batch: what was sent behind a gap is given
+//!   up with it, and sequences that were lost and taken back are left behind with their epoch, which fences them.
 //!
 //! Holds no buffer pool, no connection and no clock; wakes nobody: the caller takes [`Done`] batches out and answers for
 //! them with its lock released.
@@ -302,6 +305,16 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         }
     }
 
+    /// The partition has another log: its topic was deleted and created anew. That one knows nothing of the producer,
+    /// and so takes any first sequence: it gets one batch, once the old log's leader has answered for everything. The
+    /// sequences run on; where a broker insists on 0 (before Kafka 2.5) it says so, and the epoch is raised.
+    pub fn log_replaced(&mut self) {
+        self.leader = None;
+        self.proven = false;
+        self.retry_at = None;
+        self.attempts = 0;
+    }
+
     /// Those in flight or answered; they are in front.
     fn sent(&self) -> impl Iterator<Item = &Entry<B>> {
         self.batches.iter().take_while(|entry| !matches!(entry.state, State::Waiting))
@@ -359,6 +372,7 @@ impl<B: QueuedBatch> PartitionQueue<B> {
                 (Some(Verdict::Sequence), Answer::Refused { code, message, .. }) if !config.idempotent => {
                     self.refuse_head(ProduceFailure::Broker { code, message }, Vec::new());
                 }
+                (_, Answer::Unsendable(failure)) => self.refuse_head(failure, Vec::new()),
                 _ => {
                     self.retry_at = Some(now + config.retry.delay(self.attempts, rng));
                     self.attempts = self.attempts.saturating_add(1);
@@ -389,12 +403,14 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         }
     }
 
-    /// From the first batch that was certainly not written, none was: their sequences are free again.
+    /// From the first batch that was certainly not written, none was: their sequences are free again. Where an answer
+    /// was lost they are so under a new epoch only: the broker may still read that request, and refuses it for as long
+    /// as the batch before it is missing, but no longer once another batch has that one's sequence.
     fn give_back_sequences(&mut self) {
         let settled = self.batches.iter().take_while(|entry| entry.maybe_written).count();
         let mut first = None;
         for entry in self.batches.iter_mut().skip(settled) {
-            entry.maybe_written = false;
+            self.gap |= std::mem::replace(&mut entry.maybe_written, false);
             let sequence = entry.sequence.take();
             first = first.or(sequence);
         }
@@ -420,11 +436,13 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         bad.dedup_by_key(|record| record.index);
         if head.maybe_written || bad.is_empty() || bad.len() == total as usize {
             let head = self.batches.pop_front().expect("a head was refused");
-            self.gap |= head.maybe_written;
             let outcome =
                 if head.maybe_written { BatchOutcome::PossiblyWritten(failure) } else { BatchOutcome::Failed(failure) };
             let report = head.share.map(|share| (share, outcome));
             self.done.push(Done { batch: Some(head.batch), report });
+            if head.maybe_written {
+                self.leave_gap();
+            }
             return;
         }
         let mut good = Vec::with_capacity(bad.len() + 1);
@@ -510,20 +528,45 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         }
     }
 
+    /// A batch was given up that may have been written, and nothing is in flight: gives up what was sent behind it too.
+    ///
+    /// That can't be settled any more. Asked for under its own sequence, a broker without the batch of the gap refuses
+    /// it as out of order; but while that answer travels the broker may still read both of them from the connection
+    /// that we lost, and then a copy sent under the new epoch is the second in the log. Only the batch of the gap, sent
+    /// again, would settle what follows it, and its time is over. What was never sent goes on under the new epoch, and
+    /// from its first batch there on the old epoch's requests are refused wherever they still linger (KIP-360).
+    fn leave_gap(&mut self) {
+        self.gap = true;
+        for entry in std::mem::take(&mut self.batches) {
+            if entry.maybe_written {
+                self.zombies -= usize::from(entry.share.is_none());
+                let outcome = BatchOutcome::PossiblyWritten(ProduceFailure::Unsettled { last: entry.last_error });
+                let report = entry.share.map(|share| (share, outcome));
+                self.done.push(Done { batch: Some(entry.batch), report });
+            } else {
+                self.batches.push_back(entry);
+            }
+        }
+    }
+
     /// Removes what was reported, as soon as no request holds it any more.
     fn bury(&mut self, config: &QueueConfig) {
         if self.zombies > 0 {
             let settled = !self.batches.iter().any(Entry::is_in_flight);
+            let mut unsure = false;
             for entry in std::mem::take(&mut self.batches) {
                 // Never sent, or known not to be written, and so without a sequence: nothing depends on it.
                 let loose = matches!(entry.state, State::Waiting) && !entry.maybe_written;
                 if entry.share.is_none() && !entry.is_acknowledged() && (settled || loose) {
                     self.zombies -= 1;
-                    self.gap |= entry.is_unsure();
+                    unsure |= entry.is_unsure();
                     self.done.push(Done { batch: Some(entry.batch), report: None });
                 } else {
                     self.batches.push_back(entry);
                 }
+            }
+            if unsure && config.idempotent {
+                self.leave_gap();
             }
         }
         self.close_gap(config);

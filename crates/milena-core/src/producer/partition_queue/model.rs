@@ -92,6 +92,8 @@ struct World {
     leader: Leader,
     /// Written by the client, not yet read by `node`.
     requests: VecDeque<(Ticket, i32, TestBatch)>,
+    /// Received on a connection that is closed since, and read one after the other when the broker gets to it.
+    ghosts: VecDeque<(i32, TestBatch)>,
     answers: VecDeque<(Ticket, Answer)>,
     completions: Vec<(Arc<Completion>, u32)>,
     next_id: u32,
@@ -123,6 +125,7 @@ impl World {
             log: Log::default(),
             leader: Leader { node: 1, epoch: 0 },
             requests: VecDeque::new(),
+            ghosts: VecDeque::new(),
             answers: VecDeque::new(),
             completions: Vec::new(),
             next_id: 0,
@@ -168,7 +171,7 @@ impl World {
             Answer::Refused { code: ErrorCode::INVALID_RECORD, message: None, records }
         } else if dice < 4 {
             refused(ErrorCode::NOT_ENOUGH_REPLICAS)
-        } else if dice < 6 && !known {
+        } else if dice < 6 && !known && self.ghosts.is_empty() {
             refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
         } else if dice < 7 && !known {
             refused(ErrorCode::TOPIC_AUTHORIZATION_FAILED)
@@ -191,13 +194,26 @@ impl World {
         let sent = self.answers.drain(..).map(|(ticket, _)| (ticket, Answer::Lost));
         let mut lost: Vec<_> = sent.collect();
         let unsent = self.rng.usize(0..=self.requests.len());
-        for (place, (ticket, ..)) in self.requests.drain(..).enumerate() {
+        for (place, (ticket, node, batch)) in self.requests.drain(..).enumerate() {
             lost.push((ticket, if place < unsent { Answer::Lost } else { Answer::NotSent }));
+            if place < unsent {
+                self.ghosts.push_back((node, batch));
+            }
         }
         // Whoever tells of a broken connection need not do so in order.
         self.rng.shuffle(&mut lost);
         for (ticket, answer) in lost {
             self.answer(ticket, answer);
+        }
+    }
+
+    /// The broker reads what it had received on closed connections; nobody hears of it.
+    fn haunt(&mut self) {
+        for _ in 0..self.rng.usize(0..=self.ghosts.len()) {
+            let (node, batch) = self.ghosts.pop_front().expect("counted above");
+            if node == self.leader.node && batch.ids.len() <= TOO_MANY && !batch.ids.iter().any(|id| is_bad(*id)) {
+                let _ = self.log.append(&batch);
+            }
         }
     }
 
@@ -234,6 +250,7 @@ impl World {
                 self.queue.leader_learned(self.leader);
             }
             96..97 => self.initialize(),
+            97..98 => self.haunt(),
             _ => {
                 self.now += Duration::from_millis(self.rng.u64(1..30));
                 self.queue.expire(self.now, &self.config);
@@ -254,7 +271,7 @@ impl World {
     fn heal(&mut self) {
         self.faults = false;
         for _ in 0..100_000 {
-            if self.queue.is_empty() {
+            if self.queue.is_empty() && self.ghosts.is_empty() {
                 return;
             }
             self.initialize();
@@ -262,6 +279,9 @@ impl World {
             self.serve();
             if let Some((ticket, answer)) = self.answers.pop_front() {
                 self.answer(ticket, answer);
+            }
+            if self.rng.u32(0..4) == 0 {
+                self.haunt();
             }
             self.now += Duration::from_micros(100);
         }

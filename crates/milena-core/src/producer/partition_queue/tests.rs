@@ -146,7 +146,7 @@ fn failed_head_waits_for_those_behind_and_all_keep_their_sequences() {
     bench.answer(tickets[0].0, Answer::Lost);
     assert_eq!(bench.take(), Err(Blocked::Busy), "the others are not answered yet");
     bench.refuse(tickets[1].0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
-    bench.answer(tickets[2].0, Answer::Lost);
+    bench.answer(tickets[2].0, Answer::NotSent);
     assert!(matches!(bench.take(), Err(Blocked::Backoff(_))));
     bench.wait(2);
     let again = bench.take().unwrap();
@@ -282,24 +282,80 @@ fn late_acknowledgement_of_a_reported_batch_leaves_no_gap() {
 }
 
 #[test]
-fn unsettled_batches_behind_a_gap_are_settled_under_the_old_epoch_first() {
+fn what_was_sent_behind_a_gap_is_given_up_with_it_and_the_rest_goes_on_under_a_new_epoch() {
     let mut bench = Bench::proven(1);
     bench.now += Duration::from_secs(60);
     bench.push();
     let tickets: Vec<_> = std::iter::from_fn(|| bench.take().ok()).collect();
     assert_eq!(tickets.len(), 2);
+    bench.push();
     for (ticket, _) in tickets {
         bench.answer(ticket, Answer::Lost);
     }
     bench.wait(61);
+    assert_eq!(
+        [bench.outcome(1), bench.outcome(2), bench.outcome(3)],
+        ["possibly written", "possibly written", "open"]
+    );
+    let unsettled = RecordOutcome::PossiblyWritten(ProduceFailure::Unsettled { last: None });
+    assert_eq!(bench.completions[2].outcome(0), Some(unsettled), "its own time is not over");
+    assert_eq!(bench.queue.poll_bump(), Some(FIRST));
+    assert_eq!(bench.take(), Err(Blocked::Identity), "nothing more under the old epoch");
+    assert_eq!(bench.take_as(HERE, SECOND).unwrap().1, 0);
+    assert_eq!(bench.queue.len(), 1);
+}
+
+#[test]
+fn what_is_in_flight_behind_a_batch_given_up_keeps_its_own_answer() {
+    let mut bench = Bench::proven(1);
+    bench.now += Duration::from_secs(60);
+    bench.push();
+    let tickets: Vec<_> = std::iter::from_fn(|| bench.take().ok()).collect();
+    bench.wait(61);
     assert_eq!([bench.outcome(1), bench.outcome(2)], ["possibly written", "open"]);
-    assert_eq!(bench.queue.poll_bump(), None, "the second may be in the log under the old epoch");
+    bench.acknowledge(tickets[0].0, 10);
+    bench.acknowledge(tickets[1].0, 20);
+    assert_eq!((bench.outcome(2), bench.queue.poll_bump()), ("acknowledged", None));
+}
+
+#[test]
+fn lost_sequence_is_never_given_to_another_batch() {
+    let mut bench = Bench::proven(3);
+    let tickets: Vec<_> = std::iter::from_fn(|| bench.take().ok()).collect();
+    bench.refuse(tickets[0].0, ErrorCode::TOPIC_AUTHORIZATION_FAILED);
+    bench.answer(tickets[1].0, Answer::Lost);
+    bench.answer(tickets[2].0, Answer::NotSent);
+    assert_eq!([bench.outcome(1), bench.outcome(2)], ["failed", "open"]);
+    // The second may still be read, under 20. With the first's 10 given to it, the broker would take 20 once more.
+    assert_eq!(bench.queue.poll_bump(), Some(FIRST));
+    bench.wait(2);
+    assert_eq!(bench.take(), Err(Blocked::Identity));
+    assert_eq!(bench.take_as(HERE, SECOND).unwrap().1, 0);
+}
+
+#[test]
+fn replaced_log_gets_one_batch_after_the_old_one_has_answered_for_all() {
+    let mut bench = Bench::proven(4);
+    let (ticket, _) = bench.take().unwrap();
+    bench.queue.log_replaced();
+    assert_eq!(bench.take(), Err(Blocked::Busy), "the same leader, but another log");
+    bench.acknowledge(ticket, 10);
     let (ticket, sequence) = bench.take().unwrap();
     assert_eq!(sequence, 20);
-    bench.refuse(ticket, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
-    assert_eq!(bench.queue.poll_bump(), Some(FIRST), "it is not");
-    bench.wait(2);
-    assert_eq!(bench.take_as(HERE, SECOND).unwrap().1, 0);
+    assert_eq!(bench.take(), Err(Blocked::Busy), "not proven on the new log");
+    bench.acknowledge(ticket, 0);
+    assert_eq!(std::iter::from_fn(|| bench.take().ok()).count(), 2);
+}
+
+#[test]
+fn batch_that_no_version_can_carry_fails_at_once() {
+    let mut bench = Bench::proven(2);
+    let (ticket, _) = bench.take().unwrap();
+    let ours = milena_protocol::VersionRange::new(3, 13);
+    let failure = ProduceFailure::NoCommonVersion { broker: "here".into(), theirs: None, ours };
+    bench.answer(ticket, Answer::Unsendable(failure.clone()));
+    assert_eq!(bench.completions[1].outcome(0), Some(RecordOutcome::Failed(failure)));
+    assert_eq!(bench.take().unwrap().1, 10);
 }
 
 #[test]
