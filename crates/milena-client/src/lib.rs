@@ -13,6 +13,7 @@ pub mod producer;
 #[doc(hidden)]
 pub mod raw;
 mod runtime;
+mod stall;
 mod topic_name;
 
 pub use client::{Client, ClientBuilder, CloseReport, Cluster, Node, Partition, Topic};

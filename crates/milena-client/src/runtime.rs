@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum RuntimeChoice {
-    /// On the runtime that builds the client. A handler that blocks all of its workers delays heartbeats too.
+    /// On the runtime that builds the client. A handler that blocks all of its workers delays heartbeats too; that is
+    /// logged, with its length.
     #[default]
     Current,
     /// On the given runtime.
@@ -24,7 +25,7 @@ pub enum RuntimeChoice {
 pub(crate) struct NetworkRuntime {
     handle: Handle,
     // Dropped, it ends the thread.
-    _stop: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<()>>,
 }
 
 impl NetworkRuntime {
@@ -34,9 +35,9 @@ impl NetworkRuntime {
         match choice {
             RuntimeChoice::Current => {
                 let handle = Handle::try_current().map_err(io::Error::other)?;
-                Ok(Self { handle, _stop: None })
+                Ok(Self { handle, stop: None })
             }
-            RuntimeChoice::Handle(handle) => Ok(Self { handle: handle.clone(), _stop: None }),
+            RuntimeChoice::Handle(handle) => Ok(Self { handle: handle.clone(), stop: None }),
             RuntimeChoice::Dedicated => Self::dedicated(),
         }
     }
@@ -54,7 +55,12 @@ impl NetworkRuntime {
             runtime.block_on(serve);
         })?;
         start.recv().map_err(|_| io::Error::other("the network thread ended before it began"))?;
-        Ok(Self { handle, _stop: Some(stop) })
+        Ok(Self { handle, stop: Some(stop) })
+    }
+
+    /// Whether the application's own tasks may keep the client's from running.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.stop.is_none()
     }
 
     pub(crate) fn handle(&self) -> &Handle {

@@ -16,6 +16,7 @@ use crate::clock::{self, TimeSource};
 use crate::config::{ClientConfig, ConfigError};
 use crate::error::{ClientError, RequestError};
 use crate::runtime::{NetworkRuntime, RuntimeChoice};
+use crate::stall;
 
 /// Describes a [`Client`]. Only the bootstrap servers are required.
 #[derive(Debug, Default)]
@@ -145,9 +146,17 @@ impl ClientBuilder {
             unknown_topic_timeout: config.unknown_topic_timeout,
         };
         let metadata = Arc::new(MetadataKeeper::new(keeper, clock.clone(), chance.clone(), pool.clone()));
-        tasks
-            .spawn("metadata", Arc::clone(&metadata).run())
-            .map_err(|_| ClientError::Runtime(Arc::new(RequestError::Closed)))?;
+        let keep = Arc::clone(&metadata).run();
+        // A paused clock tells nothing of stalls.
+        let spawned = if runtime.is_shared() && !paused {
+            // In one task, so that the watch ends with the client.
+            tasks.spawn("metadata", async {
+                tokio::select! { () = keep => {}, () = stall::watch() => {} }
+            })
+        } else {
+            tasks.spawn("metadata", keep)
+        };
+        spawned.map_err(|_| ClientError::Runtime(Arc::new(RequestError::Closed)))?;
         let coordinators = Coordinators::default();
         let inner = ClientInner { config, clock, chance, tasks, pool, metadata, coordinators, runtime };
         Ok(Client { handle: Arc::new(Handle { inner: Arc::new(inner) }) })

@@ -4,6 +4,7 @@
 mod client;
 mod java_tools;
 mod records;
+mod stall;
 mod wire_groups;
 mod wire_logs;
 mod wire_topics;
