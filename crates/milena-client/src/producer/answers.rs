@@ -117,8 +117,8 @@ impl Shared {
         let done = state.queue.take_done();
         let bump = state.queue.poll_bump();
         let refresh = state.queue.poll_metadata();
-        if hint.is_some_and(|hint| state.leader.is_none_or(|known| hint.epoch > known.epoch)) {
-            self.set_leader(&sent.partition, &mut state, hint);
+        if let Some(hint) = hint {
+            self.take_hint(&sent.partition, &mut state, hint, sent.topic_id);
         }
         // What comes next has another reason to wait, or none.
         state.must_linger &= !state.queue.is_empty();

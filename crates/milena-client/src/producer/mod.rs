@@ -354,10 +354,11 @@ impl Producer {
     fn append_to(&self, topic: &Topic, record: &Record<'_>, granted: Option<Reservation>) -> Result<Delivery, Stop> {
         let shared = &self.handle.shared;
         let partitions = topic.partitions();
+        let partitions = partitions.present();
         if partitions.is_empty() {
             return Err(Stop::Wait(Wait::Topic));
         }
-        let partition = topic.choose(&shared.config.partitioner, record, &partitions).map_err(Stop::Error)?;
+        let partition = topic.choose(&shared.config.partitioner, record, partitions).map_err(Stop::Error)?;
         let (result, after) = partition.append(shared, record, granted);
         if after.is_due() {
             shared.follow_up(partition, after);

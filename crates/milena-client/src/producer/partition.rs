@@ -16,6 +16,7 @@ use milena_core::producer::compression_choice::{CompressionChoice, CompressionCh
 use milena_core::producer::open_batch::{OpenBatch, ProducerBatch, Room};
 use milena_core::producer::partition_queue::{Leader, PartitionQueue, QueueConfig};
 use milena_core::producer::partitioner::PartitionLoad;
+use milena_protocol::Uuid;
 use milena_protocol::record::BATCH_HEADER_LEN;
 
 use super::delivery::Delivery;
@@ -47,6 +48,10 @@ pub(super) struct State {
     pub(super) queue: PartitionQueue<ProducerBatch>,
     pub(super) chooser: CompressionChooser,
     pub(super) leader: Option<Leader>,
+    /// A broker named the leader in its answer, so that it may be later than what the metadata has (KIP-951).
+    pub(super) leader_hinted: bool,
+    /// The topic whose log `leader` leads; zero where the brokers do not tell.
+    pub(super) topic_id: Uuid,
     /// On the list of a node, or being looked at by one.
     pub(super) listed: bool,
     /// The open batch has its linger timer.

@@ -17,6 +17,7 @@ use milena_core::producer::compression_choice::CompressionPolicy;
 use milena_core::producer::identity::{Identity, ProducerIdentity};
 use milena_core::producer::open_batch::ProducerBatch;
 use milena_core::producer::partition_queue::{Done, Leader, QueueConfig};
+use milena_protocol::Uuid;
 use milena_protocol::compress::Compression;
 use tokio::sync::Notify;
 
@@ -25,7 +26,7 @@ use super::metrics::Counters;
 use super::node::Node;
 use super::partition::{After, Partition, State};
 use super::timers::{Due, Timers};
-use super::topic::Topic;
+use super::topic::{Topic, is_other};
 use crate::client::ClientInner;
 
 const OPEN: u8 = 0;
@@ -186,28 +187,44 @@ impl Shared {
     fn update_topic(&self, topic: &Topic, snapshot: &ClusterSnapshot) {
         let Some(metadata) = snapshot.topic(&topic.name) else { return };
         topic.update(metadata);
-        for partition in topic.partitions().iter() {
+        let partitions = topic.partitions();
+        for partition in partitions.iter() {
             let leader = snapshot.leader(&topic.name, partition.index);
             let leader = leader.map(|(node, epoch)| Leader { node, epoch: epoch.unwrap_or(-1) });
             let mut state = partition.lock();
-            self.set_leader(partition, &mut state, leader);
+            if is_other(state.topic_id, partitions.topic_id()) {
+                // The new log's elections are counted from 0 again: nothing that is known of the old one's counts.
+                state.queue.log_replaced();
+                state.leader = None;
+            }
+            state.topic_id = partitions.topic_id();
+            // The metadata itself refuses what is older than what it has seen; later than that is only a hint.
+            let is_older = |known: Leader, new: Leader| new.epoch >= 0 && new.epoch < known.epoch;
+            let hint = state.leader.filter(|_| state.leader_hinted);
+            if !hint.zip(leader).is_some_and(|(hint, leader)| is_older(hint, leader)) {
+                state.leader_hinted = false;
+                self.set_leader(partition, &mut state, leader);
+            }
             self.list(partition, &mut state);
         }
     }
 
-    /// Takes a leader, unless a later one is known (KIP-951).
-    pub(super) fn set_leader(&self, partition: &Partition, state: &mut State, leader: Option<Leader>) {
-        match (state.leader, leader) {
-            (Some(known), Some(new)) if new.epoch >= 0 && new.epoch < known.epoch => {}
-            (Some(known), Some(new)) if known == new => {}
-            (_, leader) => {
-                if let Some(leader) = leader {
-                    state.queue.leader_learned(leader);
-                }
-                state.leader = leader;
-                partition.publish(state);
-            }
+    /// Takes a leader that a broker named in its answer about `topic_id`, if it is a later one (KIP-951).
+    pub(super) fn take_hint(&self, partition: &Partition, state: &mut State, hint: Leader, topic_id: Uuid) {
+        if state.topic_id == topic_id && state.leader.is_none_or(|known| hint.epoch > known.epoch) {
+            state.leader_hinted = true;
+            self.set_leader(partition, state, Some(hint));
         }
+    }
+
+    fn set_leader(&self, partition: &Partition, state: &mut State, leader: Option<Leader>) {
+        if state.leader != leader {
+            if let Some(leader) = leader {
+                state.queue.leader_learned(leader);
+            }
+            state.leader = leader;
+        }
+        partition.publish(state);
     }
 
     // Ready lists.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 use milena_core::metadata::TopicMetadata;
 use milena_core::producer::partitioner::{Choice, PartitionLoad, Partitioner, StickyPartitioner};
+use milena_protocol::Uuid;
 
 use super::error::SendError;
 use super::partition::Partition;
@@ -14,9 +15,37 @@ use super::record::Record;
 
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
-    partitions: ArcSwap<Vec<Arc<Partition>>>,
+    partitions: ArcSwap<Partitions>,
     turn: AtomicU32,
     keyless: Mutex<Keyless>,
+}
+
+/// The partitions of a topic, as the metadata showed them last.
+#[derive(Default)]
+pub(super) struct Partitions {
+    /// Zero where the brokers do not tell.
+    topic_id: Uuid,
+    /// All that there ever were: those that are no more may still have records to answer for.
+    known: Vec<Arc<Partition>>,
+    /// How many of them there are now.
+    present: usize,
+}
+
+impl Partitions {
+    /// Those that there are now.
+    #[inline]
+    pub(super) fn present(&self) -> &[Arc<Partition>] {
+        &self.known[..self.present]
+    }
+
+    /// All that there ever were.
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Arc<Partition>> {
+        self.known.iter()
+    }
+
+    pub(super) fn topic_id(&self) -> Uuid {
+        self.topic_id
+    }
 }
 
 struct Keyless {
@@ -30,23 +59,32 @@ impl Topic {
         Self { name, partitions: ArcSwap::default(), turn: AtomicU32::new(0), keyless: Mutex::new(keyless) }
     }
 
-    pub(super) fn partitions(&self) -> Guard<Arc<Vec<Arc<Partition>>>> {
+    pub(super) fn partitions(&self) -> Guard<Arc<Partitions>> {
         self.partitions.load()
     }
 
-    /// Adds the partitions that the topic has got; returns those that are new. A topic never loses partitions but by
-    /// being deleted, and then its records wait for `delivery.timeout` as for any other absence.
-    pub(super) fn update(&self, metadata: &TopicMetadata) -> Vec<Arc<Partition>> {
-        let known = self.partitions();
+    /// Takes the partitions that the topic has now. A topic loses some only by being deleted, and created anew with
+    /// fewer: then it has another id. The records of those that are gone, and of all while there is no topic, wait for
+    /// `delivery.timeout` as in any other absence.
+    pub(super) fn update(&self, metadata: &TopicMetadata) {
+        let before = self.partitions();
         let count = metadata.partitions.last().map_or(0, |last| last.index.max(-1) as usize + 1);
-        if count <= known.len() {
-            return Vec::new();
+        if count == 0 {
+            return;
         }
-        let new: Vec<_> =
-            (known.len()..count).map(|index| Partition::new(Arc::clone(&self.name), index as i32)).collect();
-        let all = known.iter().chain(&new).cloned().collect();
-        self.partitions.store(Arc::new(all));
-        new
+        let recreated = is_other(before.topic_id, metadata.id);
+        let topic_id = if metadata.id.is_zero() { before.topic_id } else { metadata.id };
+        let present = if recreated { count } else { count.max(before.present) };
+        if (topic_id, present) == (before.topic_id, before.present) {
+            return;
+        }
+        if recreated {
+            tracing::info!(topic = %self.name, partitions = count, "the topic was deleted and created anew");
+        }
+        let mut known = before.known.clone();
+        let new = (known.len()..count).map(|index| Partition::new(Arc::clone(&self.name), index as i32));
+        known.extend(new);
+        self.partitions.store(Arc::new(Partitions { topic_id, known, present }));
     }
 
     /// Which of `partitions`, at least one, `record` goes to.
@@ -88,6 +126,11 @@ impl Topic {
         // One re-draw where the leader is away, as librdkafka.
         if load(first) == (PartitionLoad { queued: 0, available: false }) { rng.i32(0..count) } else { first }
     }
+}
+
+/// Whether two ids are those of different topics; a zero one, of a broker that has none, says nothing.
+pub(super) fn is_other(known: Uuid, new: Uuid) -> bool {
+    !known.is_zero() && !new.is_zero() && known != new
 }
 
 impl fmt::Debug for Topic {

@@ -26,6 +26,7 @@ const FIRST_WITH_TOPIC_IDS: i16 = 13;
 pub(super) struct Sent {
     pub(super) partition: Arc<Partition>,
     pub(super) ticket: Ticket,
+    /// Of the log that it was taken for.
     pub(super) topic_id: Uuid,
 }
 
@@ -141,7 +142,8 @@ impl Shared {
                     state.listed = false;
                 }
                 partition.publish(state);
-                wave.sent.push(Sent { partition: Arc::clone(&partition), ticket, topic_id: Uuid::default() });
+                let topic_id = state.topic_id;
+                wave.sent.push(Sent { partition: Arc::clone(&partition), ticket, topic_id });
             }
             Err(Blocked::Identity) => {
                 if self.await_identity(&partition, wave.identity) {
@@ -216,13 +218,9 @@ impl Shared {
         node: &Arc<Node>,
         connection: &Connection,
         permit: milena_net::Permit,
-        mut sent: Vec<Sent>,
+        sent: Vec<Sent>,
         batches: &[SealedBatch],
     ) {
-        let snapshot = self.client.metadata.snapshot();
-        for sent in &mut sent {
-            sent.topic_id = snapshot.topic(&sent.partition.topic).map(|topic| topic.id).unwrap_or_default();
-        }
         let with_ids = sent.iter().all(|sent| !sent.topic_id.is_zero());
         let cap = if with_ids { FIRST_WITH_TOPIC_IDS } else { FIRST_WITH_TOPIC_IDS - 1 };
         let Some(version) = connection.versions().highest_up_to(ApiKey::Produce, cap) else {

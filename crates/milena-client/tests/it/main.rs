@@ -13,3 +13,4 @@ mod producer_costs;
 mod producer_faults;
 mod producer_log;
 mod producer_real;
+mod producer_recreated;
