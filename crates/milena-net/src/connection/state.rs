@@ -284,11 +284,21 @@ impl Shared {
 
     /// Writes what the stream takes, from the connection's task, which is woken when it takes more.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
-        // A holder is a sender: it sees to what is unwritten, or wakes us.
-        let Ok(mut wire) = self.wire.try_lock() else { return Ok(()) };
-        match wire.flush(self, cx) {
-            Poll::Ready(Err(error)) => Err(CloseReason::Io(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        loop {
+            // A holder is a sender: it sees to what is unwritten, or wakes us.
+            let Ok(mut wire) = self.wire.try_lock() else { return Ok(()) };
+            let outcome = wire.flush(self, cx);
+            drop(wire);
+            match outcome {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
+                Poll::Pending => return Ok(()),
+            }
+            // A sender that came while the wire was ours has left its frame to us, and wakes nobody.
+            let state = self.state();
+            if !state.has_unwritten() || state.is_muted(Instant::now()) {
+                return Ok(());
+            }
         }
     }
 

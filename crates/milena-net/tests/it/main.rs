@@ -6,3 +6,4 @@ mod faults;
 mod peer;
 mod pool;
 mod tcp;
+mod wire;
