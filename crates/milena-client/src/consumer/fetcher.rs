@@ -71,23 +71,31 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
             Plan::Leave => break,
             Plan::Wait(until) => wait(changed, until).await,
             Plan::Fetch(asked, mut charge) => {
-                let outcome = fetch(&shared, node, &mut session, &asked, &mut charge).await;
-                shared.forget_asked(&asked);
+                // The end does not wait for what the broker holds back.
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = fetch(&shared, node, &mut session, &asked, &mut charge) => outcome,
+                    () = shared.ended() => break,
+                };
                 match outcome {
                     Ok(reply) => {
                         failures = 0;
-                        shared.take_in(asked, reply, charge);
+                        shared.take_in(Kind::Session, asked, reply, charge);
                     }
                     Err(RequestError::Closed) => shared.end(),
-                    Err(_) if shared.state().closed => {}
                     Err(error) => {
+                        shared.state().forget_asked(&asked);
                         drop(charge);
                         tracing::debug!(node, %error, "fetch failed");
                         shared.client.metadata.request_refresh();
                         let backoff = shared.client.retry_backoff();
                         let wait = shared.client.chance.with(|rng| backoff.delay(failures, rng));
                         failures += 1;
-                        tokio::time::sleep(wait).await;
+                        tokio::select! {
+                            biased;
+                            () = shared.ended() => break,
+                            () = tokio::time::sleep(wait) => {}
+                        }
                     }
                 }
             }
@@ -188,25 +196,19 @@ fn begin_one_aside(shared: &Arc<Shared>, node: i32, kind: Kind, wait: Duration) 
 }
 
 async fn aside(shared: Arc<Shared>, node: i32, kind: Kind, asked: Asked, mut charge: Charge, wait: Duration) {
-    let outcome = fetch_aside(&shared, node, kind, &asked, &mut charge, wait).await;
-    shared.forget_asked(&asked);
-    let now = shared.client.clock.now();
+    let outcome = tokio::select! {
+        biased;
+        outcome = fetch_aside(&shared, node, kind, &asked, &mut charge, wait) => outcome,
+        () = shared.ended() => return,
+    };
     match outcome {
-        Ok(reply) => {
-            {
-                // Whoever has something to say is taken off again.
-                let mut state = shared.state();
-                state.quiet.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
-            }
-            shared.take_in(asked, reply, charge);
-        }
+        Ok(reply) => shared.take_in(kind, asked, reply, charge),
         Err(error) => {
             tracing::debug!(node, %error, "fetch aside failed");
-            let again = now + shared.client.config.retry_backoff;
+            let again = shared.client.clock.now() + shared.client.config.retry_backoff;
             let mut state = shared.state();
-            for partition in asked.targets.into_keys() {
-                state.not_before.insert(partition, again);
-            }
+            state.forget_asked(&asked);
+            state.not_before.extend(asked.targets.into_keys().map(|partition| (partition, again)));
         }
     }
     shared.state().asides.remove(&(node, kind));
@@ -386,16 +388,9 @@ impl Shared {
         (stuck && state.asked.is_empty()).then(|| self.budget.charge(least))
     }
 
-    fn forget_asked(&self, asked: &Asked) {
-        let mut state = self.state();
-        for (partition, version) in &asked.versions {
-            if state.asked.get(partition) == Some(version) {
-                state.asked.remove(partition);
-            }
-        }
-    }
-
-    fn take_in(&self, asked: Asked, reply: FetchReply, charge: Charge) {
+    /// Takes an answer in. In one step with the end of the request: a fetch that is planned between the two would ask for
+    /// the same again.
+    fn take_in(&self, kind: Kind, asked: Asked, reply: FetchReply, charge: Charge) {
         let names: BTreeMap<[u8; 16], Arc<str>> = asked
             .targets
             .iter()
@@ -405,6 +400,11 @@ impl Shared {
         let mut stale = false;
         {
             let mut state = self.state();
+            state.forget_asked(&asked);
+            if kind != Kind::Session {
+                // Whoever has something to say is taken off again.
+                state.quiet.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
+            }
             for fetched in reply.partitions {
                 let topic = match &fetched.topic {
                     FetchedTopic::Name(name) => Arc::from(&**name),
@@ -501,5 +501,15 @@ impl Shared {
         });
         state.make_ready(&partition);
         false
+    }
+}
+
+impl State {
+    fn forget_asked(&mut self, asked: &Asked) {
+        for (partition, version) in &asked.versions {
+            if self.asked.get(partition) == Some(version) {
+                self.asked.remove(partition);
+            }
+        }
     }
 }

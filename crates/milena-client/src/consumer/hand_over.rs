@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use milena_core::consumer::aborted::{AbortedFilter, BatchFacts};
+use milena_core::consumer::positions::Position;
 use milena_core::consumer::prefetch::Charge;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
 use milena_protocol::compress::Compression;
@@ -14,7 +15,7 @@ use milena_protocol::record::{ControlType, RecordBatch, RecordBatches, RecordErr
 use super::config::ConsumerConfig;
 use super::error::ConsumeError;
 use super::record_set::RecordSet;
-use super::shared::Shared;
+use super::shared::{Shared, State};
 
 /// A damaged batch is fetched again this often before the application hears of it: the damage may be of the way.
 const QUIET_REFETCHES: u32 = 2;
@@ -33,8 +34,9 @@ pub(super) struct Fetched {
 #[derive(Default)]
 pub(super) struct Buffer {
     parts: VecDeque<Fetched>,
-    /// One part is being read outside the lock; what follows must wait for it.
-    taken: bool,
+    /// The version of the part that is being read outside the lock; what follows must wait for it. A reader that comes
+    /// back to a buffer which was begun anew meanwhile has nothing to release there: another may be at work.
+    reading: Option<u64>,
 }
 
 impl Buffer {
@@ -43,11 +45,27 @@ impl Buffer {
     }
 
     pub(super) fn is_available(&self) -> bool {
-        !self.taken && !self.parts.is_empty()
+        self.reading.is_none() && !self.parts.is_empty()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.taken && self.parts.is_empty()
+        self.reading.is_none() && self.parts.is_empty()
+    }
+
+    fn take(&mut self) -> Option<Fetched> {
+        let part = self.parts.pop_front()?;
+        self.reading = Some(part.version);
+        Some(part)
+    }
+
+    /// The reader of a part is done, and gives back what has more to show.
+    fn put_back(&mut self, version: u64, rest: Option<Fetched>) {
+        if self.reading == Some(version) {
+            self.reading = None;
+            if let Some(rest) = rest {
+                self.parts.push_front(rest);
+            }
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -93,17 +111,13 @@ impl Shared {
         }
         while let Some(partition) = state.ready.pop_front() {
             let Some(buffer) = state.buffers.get_mut(&partition) else { continue };
-            let Some(part) = buffer.parts.pop_front() else { continue };
-            buffer.taken = true;
+            let Some(part) = buffer.take() else { continue };
             let current = state.positions.current(&partition, part.version);
             if let Some((position, epoch)) = current.and_then(|current| Some((current.position()?, current.epoch))) {
                 return Some((partition, part, position, epoch));
             }
             // Sought or reassigned since: void.
-            if let Some(buffer) = state.buffers.get_mut(&partition) {
-                buffer.taken = false;
-            }
-            state.make_ready(&partition);
+            state.put_back(&partition, part.version, None);
         }
         None
     }
@@ -118,24 +132,16 @@ impl Shared {
     ) -> Option<Result<RecordSet, ConsumeError>> {
         let mut state = self.state();
         let version = part.version;
-        let is_current = state.positions.current(&partition, version).is_some();
-        if !is_current {
+        let current = state.positions.current(&partition, version);
+        if current.is_none_or(Position::is_held_back) {
             // Sought, revoked or lost while we read: its buffer went with it, or starts anew.
-            if let Some(buffer) = state.buffers.get_mut(&partition) {
-                buffer.taken = false;
-            }
-            state.make_ready(&partition);
+            state.put_back(&partition, version, None);
             return None;
-        }
-        let high_watermark = part.high_watermark;
-        let charge = Arc::clone(&part.charge);
-        if let Some(buffer) = state.buffers.get_mut(&partition) {
-            buffer.taken = false;
         }
         match step {
             Step::End(next) => {
                 state.positions.handed_over(&partition, version, next);
-                state.make_ready(&partition);
+                state.put_back(&partition, version, None);
                 None
             }
             Step::Corrupt(offset, source) => {
@@ -155,11 +161,9 @@ impl Shared {
             }
             Step::Set(checked) => {
                 let Checked { records, visible, next_offset, leader_epoch, inflated } = checked;
-                if let Some(buffer) = state.buffers.get_mut(&partition) {
-                    buffer.parts.push_front(part);
-                }
+                let (high_watermark, charge) = (part.high_watermark, Arc::clone(&part.charge));
                 state.positions.handed_over(&partition, version, next_offset);
-                state.make_ready(&partition);
+                state.put_back(&partition, version, Some(part));
                 let on_drop = self.config.commit_on_drop.then(|| {
                     let set = state.processed.handed_over(&partition, epoch, next_offset, leader_epoch);
                     (Arc::downgrade(self), set)
@@ -183,6 +187,16 @@ impl Shared {
     }
 }
 
+impl State {
+    /// The reader of a part is done; the partition's next batch may be read, by whoever asks.
+    fn put_back(&mut self, partition: &TopicPartition, version: u64, rest: Option<Fetched>) {
+        if let Some(buffer) = self.buffers.get_mut(partition) {
+            buffer.put_back(version, rest);
+        }
+        self.make_ready(partition);
+    }
+}
+
 impl Fetched {
     /// Reads up to the next batch that has something to show from `position` on.
     fn step(&mut self, position: i64, config: &ConsumerConfig) -> Step {
@@ -193,13 +207,9 @@ impl Fetched {
                 Some(Ok(batch)) => batch,
                 Some(Err(error)) => return Step::Corrupt(reached, error),
             };
-            // Brokers send whole batches, so the first may begin, or even end, before what was asked for.
-            if batch.next_offset() <= position {
-                continue;
-            }
             match self.read(&batch, position, config) {
                 Ok(Some(checked)) => return Step::Set(checked),
-                Ok(None) => reached = batch.next_offset(),
+                Ok(None) => reached = reached.max(batch.next_offset()),
                 Err(error) => return Step::Corrupt(reached, error),
             }
         }
@@ -211,7 +221,10 @@ impl Fetched {
         position: i64,
         config: &ConsumerConfig,
     ) -> Result<Option<Checked>, RecordError> {
-        if config.check_crcs {
+        // Brokers send whole batches, so the first may begin, or even end, before what was asked for. Nothing of such a
+        // batch is shown, but where transactions begin and end in it decides about what follows.
+        let is_below = batch.next_offset() <= position;
+        if config.check_crcs && (batch.is_control() || !is_below) {
             batch.verify_crc()?;
         }
         let abort_marker = if batch.is_control() {
@@ -226,7 +239,7 @@ impl Fetched {
             is_transactional: batch.is_transactional(),
             abort_marker,
         };
-        if !self.filter.is_visible(facts) {
+        if !self.filter.is_visible(facts) || is_below {
             return Ok(None);
         }
         let records = batch.records(config.max_batch_bytes)?;
@@ -244,3 +257,6 @@ impl Fetched {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

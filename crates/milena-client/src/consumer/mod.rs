@@ -14,6 +14,8 @@ mod offsets;
 mod processed;
 mod record_set;
 mod shared;
+#[cfg(test)]
+mod test_rig;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -273,6 +275,27 @@ impl Consumer {
     /// Offset of the next record to be handed over; `None` while it is not known, or when the partition is not held.
     pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
         self.shared().state().positions.get(partition)?.position()
+    }
+
+    /// Waits until the position of each of these partitions is known, and returns them in the order given. A partition
+    /// without a committed offset, under `auto.offset.reset=none`, has one when it is sought. Does not count as polling.
+    ///
+    /// # Errors
+    /// [`ConsumeError::NotAssigned`] names a partition that is not held, or is not any more; [`ConsumeError::Closed`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: this only looks.
+    pub async fn positioned(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>, ConsumeError> {
+        let shared = self.shared();
+        loop {
+            let changed = shared.app.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(positions) = shared.state().positions_of(partitions)? {
+                return Ok(positions);
+            }
+            changed.await;
+        }
     }
 
     /// Records between position and end, as of the last response; `None` before the first.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milena_core::consumer::TopicPartition;
-use milena_core::group::commit_lane::OffsetToCommit;
-use milena_net::{Broker, Purpose};
+use milena_core::group::commit_lane::{CommitReply, OffsetToCommit, Unanswered};
+use milena_net::{Broker, Connection, Purpose};
 use milena_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use milena_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use milena_protocol::messages::offset_fetch_request::{
@@ -169,24 +169,25 @@ pub(super) async fn list_until_known(
     }
 }
 
-/// Sends a request to the group's coordinator over the connection for `purpose`. A failure to reach it makes the
-/// next request look it up anew.
+/// Sends a request to the group's coordinator over the connection for `purpose`, which `connected` hears of first. A
+/// failure to reach it makes the next request look it up anew.
 pub(super) async fn ask_coordinator<R: Request>(
     client: &Arc<ClientInner>,
     group: &str,
     purpose: Purpose,
+    connected: impl FnOnce(&Connection),
     highest: i16,
     limit: Duration,
     request: impl FnOnce(i16) -> R,
-) -> Result<(i16, R::Response, milena_net::Connection), RequestError> {
+) -> Result<R::Response, RequestError> {
     let node = client.coordinators.find(client, CoordinatorKind::Group, group).await?;
     let answer = async {
         let connection = client.pool.get(&Broker::Node(node), purpose).await?;
+        connected(&connection);
         let version = connection.versions().highest_up_to(R::API_KEY, highest).ok_or_else(|| {
             RequestError::UnsupportedVersion { address: connection.address().to_string(), api: R::API_KEY.name() }
         })?;
-        let response = connection.request(&request(version), Some(version), limit).await?;
-        Ok::<_, RequestError>((version, response, connection))
+        Ok::<_, RequestError>(connection.request(&request(version), Some(version), limit).await?)
     };
     let answer = answer.await;
     if answer.is_err() {
@@ -230,7 +231,8 @@ pub(super) async fn committed(
         request
     };
     let limit = client.config.request_timeout;
-    let (_, response, _) = ask_coordinator(client, group, Purpose::Coordination, LAST_BY_NAME, limit, build).await?;
+    let to = Purpose::Coordination;
+    let response = ask_coordinator(client, group, to, |_| (), LAST_BY_NAME, limit, build).await?;
     let mut error = response.error_code;
     let mut answers = Vec::new();
     let mut take = |topic: &str, index: i32, error: ErrorCode, offset: i64, epoch: i32, metadata: Option<&str>| {
@@ -314,7 +316,7 @@ pub(super) async fn commit(
     group: &str,
     committer: &Committer,
     offsets: &[OffsetToCommit],
-) -> Result<Vec<(TopicPartition, ErrorCode)>, RequestError> {
+) -> CommitReply {
     let topics = by_topic(offsets.iter().map(|offset| (offset.partition.clone(), offset)));
     let build = |version: i16| OffsetCommitRequest {
         group_id: group.into(),
@@ -339,8 +341,15 @@ pub(super) async fn commit(
             .collect(),
         ..OffsetCommitRequest::default()
     };
-    let limit = client.config.request_timeout;
-    let (_, response, _) = ask_coordinator(client, group, Purpose::Coordination, LAST_BY_NAME, limit, build).await?;
+    let (limit, to) = (client.config.request_timeout, Purpose::Coordination);
+    // Of what fails before there is a connection, the commit itself is no part.
+    let mut is_connected = false;
+    let connected = |_: &Connection| is_connected = true;
+    let answer = ask_coordinator(client, group, to, connected, LAST_BY_NAME, limit, build).await;
+    let response = answer.map_err(|error| {
+        tracing::debug!(%error, "commit had no answer");
+        Unanswered { written: is_connected && error.is_possibly_applied() }
+    })?;
     let answers = response.topics.into_iter().flat_map(|topic| {
         let name: Arc<str> = Arc::from(&*topic.name);
         let of = move |index| TopicPartition::new(Arc::clone(&name), index);

@@ -48,7 +48,10 @@ pub(super) struct Shared {
     pub(super) fetchers: Arc<Notify>,
     /// Numbers of our own connections, for [`milena_net::Purpose::Own`].
     pub(super) connections: Connections,
-    own: Mutex<Vec<Connection>>,
+    /// Wakes what ends with the consumer.
+    over: Notify,
+    /// Connections that are ours alone; `None` once they were closed.
+    own: Mutex<Option<Vec<Connection>>>,
     state: Mutex<State>,
 }
 
@@ -135,7 +138,8 @@ impl Shared {
             driver: Notify::new(),
             fetchers,
             connections,
-            own: Mutex::default(),
+            over: Notify::new(),
+            own: Mutex::new(Some(Vec::new())),
             state: Mutex::new(state),
             client,
             config,
@@ -156,22 +160,41 @@ impl Shared {
     /// Nothing more is fetched or handed over. Idempotent.
     pub(super) fn end(&self) {
         self.state().closed = true;
+        self.over.notify_waiters();
         self.wake_all();
     }
 
-    /// Keeps a connection that is ours alone, to close it in the end: nobody else would use it.
-    pub(super) fn remember(&self, connection: &Connection) {
-        let mut own = self.own.lock().expect("no code that holds this lock can panic");
-        if !own.iter().any(|known| known.is_same(connection)) {
-            own.retain(|known| !known.is_closed());
-            own.push(connection.clone());
+    /// Resolves when nothing more is fetched or handed over.
+    pub(super) async fn ended(&self) {
+        let over = self.over.notified();
+        tokio::pin!(over);
+        over.as_mut().enable();
+        // In its own statement: the guard must be gone before the await.
+        let closed = self.state().closed;
+        if !closed {
+            over.await;
         }
     }
 
-    /// Closes the connections that are ours alone.
+    /// Keeps a connection that is ours alone, to close it in the end: nobody else would use it. Call this before the
+    /// first request, which the broker may hold for as long as it likes.
+    pub(super) fn remember(&self, connection: &Connection) {
+        match &mut *self.own.lock().expect("no code that holds this lock can panic") {
+            Some(own) => {
+                if !own.iter().any(|known| known.is_same(connection)) {
+                    own.retain(|known| !known.is_closed());
+                    own.push(connection.clone());
+                }
+            }
+            // Found too late.
+            None => connection.close(),
+        }
+    }
+
+    /// Closes the connections that are ours alone, now and later: what brokers hold there is not waited for.
     pub(super) fn disconnect(&self) {
-        let own = std::mem::take(&mut *self.own.lock().expect("no code that holds this lock can panic"));
-        own.iter().for_each(Connection::close);
+        let own = self.own.lock().expect("no code that holds this lock can panic").take();
+        own.iter().flatten().for_each(Connection::close);
     }
 
     pub(super) fn push(&self, event: Result<ConsumerEvent, ConsumeError>) {
@@ -220,6 +243,19 @@ impl State {
         self.damaged.remove(partition);
         self.quiet.remove(partition);
         self.not_before.remove(partition);
+    }
+
+    /// Positions of held partitions, in the order given; `None` while one is not known.
+    pub(super) fn positions_of(&self, partitions: &[TopicPartition]) -> Result<Option<Vec<i64>>, ConsumeError> {
+        if self.closed {
+            return Err(ConsumeError::Closed);
+        }
+        let held = |partition: &TopicPartition| {
+            self.positions.get(partition).ok_or_else(|| ConsumeError::NotAssigned(partition.clone()))
+        };
+        let positions = partitions.iter().map(|partition| Ok(held(partition)?.position()));
+        // All are looked at: one that is not held would be waited for in vain.
+        Ok(positions.collect::<Result<Vec<_>, ConsumeError>>()?.into_iter().collect())
     }
 
     /// Drops what was fetched ahead of a partition.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use milena_core::group::classic::{GroupRequestKind, JoinReply, JoinedMember, NoReply, Reply};
-use milena_net::Purpose;
+use milena_net::{Connection, Purpose};
 use milena_protocol::ErrorCode;
 use milena_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use milena_protocol::messages::leave_group_request::MemberIdentity;
@@ -35,6 +35,7 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
     let limit = client.config.request_timeout;
     // Members of one group in one client must not wait for one another's connection.
     let own = Purpose::Own(shared.connections.membership);
+    let remember = |connection: &Connection| shared.remember(connection);
     match kind {
         GroupRequestKind::FindCoordinator => {
             let found = client.coordinators.find(client, CoordinatorKind::Group, group).await;
@@ -56,9 +57,8 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
                 reason: (version >= 8).then(|| (&*reason).into()),
             };
             // The coordinator answers when all members have joined, at the latest at their rebalance time limit.
-            let answer = ask_coordinator(client, group, own, 9, rebalance + limit, build).await;
-            GroupReply::Join(answer.map_err(|error| no_reply("JoinGroup", &error)).map(|(_, answer, connection)| {
-                shared.remember(&connection);
+            let answer = ask_coordinator(client, group, own, remember, 9, rebalance + limit, build).await;
+            GroupReply::Join(answer.map_err(|error| no_reply("JoinGroup", &error)).map(|answer| {
                 JoinReply {
                     error: answer.error_code,
                     generation: answer.generation_id,
@@ -95,9 +95,9 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
                     .collect(),
             };
             let wait = shared.config.max_poll_interval + limit;
-            let answer = ask_coordinator(client, group, own, 5, wait, build).await;
+            let answer = ask_coordinator(client, group, own, remember, 5, wait, build).await;
             let answer = answer.map_err(|error| no_reply("SyncGroup", &error));
-            GroupReply::Sync(answer.map(|(_, answer, _)| (answer.error_code, answer.assignment)))
+            GroupReply::Sync(answer.map(|answer| (answer.error_code, answer.assignment)))
         }
         GroupRequestKind::Heartbeat { member_id, generation } => {
             let build = |version: i16| HeartbeatRequest {
@@ -107,9 +107,9 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
                 group_instance_id: instance.filter(|_| version >= 3).map(Into::into),
             };
             let limit = limit.min(shared.config.session_timeout);
-            let answer = ask_coordinator(client, group, Purpose::Coordination, 4, limit, build).await;
+            let answer = ask_coordinator(client, group, Purpose::Coordination, |_| (), 4, limit, build).await;
             let answer = answer.map_err(|error| no_reply("Heartbeat", &error));
-            GroupReply::Heartbeat(answer.map(|(_, answer, _)| answer.error_code))
+            GroupReply::Heartbeat(answer.map(|answer| answer.error_code))
         }
         GroupRequestKind::Leave { member_id, reason } => {
             let build = |version: i16| {
@@ -123,7 +123,7 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
                 }
                 request
             };
-            if let Err(error) = ask_coordinator(client, group, Purpose::Coordination, 5, limit, build).await {
+            if let Err(error) = ask_coordinator(client, group, Purpose::Coordination, |_| (), 5, limit, build).await {
                 no_reply("LeaveGroup", &error);
             }
             GroupReply::Leave

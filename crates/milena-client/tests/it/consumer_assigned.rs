@@ -55,7 +55,7 @@ async fn records_are_whole_with_every_codec() {
             let text = expected.to_string();
             assert_eq!((record.offset, record.timestamp, record.key), (expected, WALL + expected, Some(&b"k"[..])));
             let header = record.headers.iter().next().unwrap();
-            assert_eq!((record.value, header.key, header.value), (Some(text.as_bytes()), "n", Some(text.as_bytes())));
+            assert_eq!((record.value, header.key, header.value), (Some(text.as_bytes()), &b"n"[..], Some(text.as_bytes())));
             let owned = record.to_owned();
             assert_eq!(set.slice(record.value.unwrap()), owned.value.unwrap());
             expected += 1;
@@ -504,6 +504,35 @@ async fn client_that_closes_first_ends_the_consumer() {
     let report = rig.client.close(Duration::from_secs(10)).await;
     assert!(report.clean, "{report:?}");
     assert!(matches!(timeout(LIMIT, consumer.next()).await.unwrap(), Err(ConsumeError::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_a_parked_poll() {
+    const PARKED: Duration = Duration::from_secs(30);
+    // Closed by itself before its client, by its client under it, and dropped.
+    for how in ["consumer", "client", "drop"] {
+        for group in [None, Some("g")] {
+            let rig = Rig::new(3, "t", 6).await;
+            let consumer = group.map_or_else(|| rig.consumer(), |group| rig.member(group));
+            let consumer = consumer.fetch_max_wait(PARKED).build().unwrap();
+            match group {
+                Some(_) => consumer.subscribe(["t"]).unwrap(),
+                None => consumer.assign(all(6)).unwrap(),
+            }
+            // Longer than a poll is parked, so that some are aside of others.
+            while timeout(PARKED, consumer.next()).await.is_ok() {}
+            consumer.seek(&tp("t", 0), Start::Offset(0)).unwrap();
+            assert_quiet(&consumer, Duration::from_secs(1)).await;
+            let start = Instant::now();
+            match how {
+                "consumer" => consumer.close(PARKED).await.unwrap(),
+                "client" => {}
+                _ => drop(consumer),
+            }
+            let report = rig.client.close(PARKED).await;
+            assert!(report.clean && start.elapsed() < Duration::from_millis(500), "{how} {group:?}: {report:?}");
+        }
+    }
 }
 
 /// Passes on what it is given, and keeps a copy of what the client says.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use milena_broker::{CoordinatorType, Fault, Rule};
 use milena_client::TopicPartition;
 use milena_client::consumer::{
-    Assignor, Consumer, ConsumerBuilder, ConsumerEvent, OffsetAndMetadata, OffsetRefused, RevocationGuard,
+    Assignor, ConsumeError, Consumer, ConsumerBuilder, ConsumerEvent, OffsetAndMetadata, OffsetRefused, OffsetReset,
+    RevocationGuard, Start,
 };
 use milena_protocol::{ApiKey, ErrorCode};
 use tokio::time::{Instant, timeout};
@@ -451,7 +452,6 @@ async fn revoked_records_are_not_handed_over_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn commits_by_hand_work_without_a_membership() {
-    use milena_client::consumer::Start;
     let rig = Rig::new(1, "t", 1).await;
     rig.produce("t", 0, 0..10).await;
     let consumer = rig.member("g").build().unwrap();
@@ -462,4 +462,91 @@ async fn commits_by_hand_work_without_a_membership() {
     let again = rig.member("g").build().unwrap();
     again.assign([("t", 0, Start::Committed)]).unwrap();
     assert_eq!(values(&records(&again).await), (7..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_do_not_wait_for_the_join_of_a_cooperative_rebalance() {
+    let rig = Rig::new(1, "t", 2).await;
+    for partition in 0..2 {
+        rig.produce("t", partition, 0..10).await;
+    }
+    let consumer = subscribe(rig.member("g").assignors(COOPERATIVE));
+    assigned(&consumer).await;
+    let set = records(&consumer).await;
+    let polls = poll(&consumer);
+    // The first to ask is the member of old, which hears of the other from a heartbeat.
+    let slow = rig.broker.faults();
+    let second = subscribe(rig.another(8).await.member("g").assignors(COOPERATIVE));
+    let second_polls = poll(&second);
+    until("the second member asks to join", || rig.broker.members("g").len() == 2).await;
+    let delay = Rule::new(Fault::Delay(Duration::from_secs(30))).api(ApiKey::JoinGroup);
+    let delayed = slow.add(delay);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(slow.remove(delayed), 1, "our join is under way");
+    let start = Instant::now();
+    consumer.commit([(set.topic_partition().clone(), set.next_offset().into(), set.epoch())]).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(rig.broker.committed("g", "t", set.partition()), Some(10));
+    until("both share", || held(&consumer).len() == 1 && held(&second).len() == 1).await;
+    polls.abort();
+    second_polls.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_that_found_no_coordinator_was_never_sent() {
+    let rig = Rig::new(1, "t", 1).await;
+    rig.produce("t", 0, 0..10).await;
+    let consumer = subscribe(rig.member("g").session_timeout(Duration::from_secs(600)));
+    let set = records(&consumer).await;
+    let commit = || consumer.commit([(tp("t", 0), set.next_offset().into(), set.epoch())]);
+    let faults = rig.broker.faults();
+    let refuses = [ApiKey::FindCoordinator, ApiKey::OffsetCommit, ApiKey::Heartbeat].map(|api| {
+        let rule = Rule::new(Fault::DropBeforeApply);
+        faults.add(rule.api(api).always())
+    });
+    let refused = commit().await.unwrap_err();
+    // The first attempt was written before its connection broke; nothing can tell that it had no effect.
+    assert!(matches!(refused.refused[0].1, OffsetRefused::TimedOut(_)), "{refused}");
+    let refused = commit().await.unwrap_err();
+    assert!(matches!(refused.refused[0].1, OffsetRefused::NeverSent(_)), "{refused}");
+    assert!(refused.to_string().contains("not committed"), "{refused}");
+    for rule in refuses {
+        faults.remove(rule);
+    }
+    commit().await.unwrap();
+    assert_eq!(rig.broker.committed("g", "t", 0), Some(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn positions_of_an_assignment_are_awaited_and_end_with_it() {
+    let rig = Rig::new(2, "t", 2).await;
+    rig.produce("t", 0, 0..10).await;
+    let slow = Rule::new(Fault::Delay(Duration::from_secs(3))).api(ApiKey::ListOffsets).always();
+    let slow = rig.broker.faults().add(slow);
+    let consumer = subscribe(rig.member("g").auto_offset_reset(OffsetReset::Latest));
+    let both = [tp("t", 1), tp("t", 0)];
+    assert!(matches!(consumer.positioned(&both).await, Err(ConsumeError::NotAssigned(_))), "not yet");
+    assigned(&consumer).await;
+    assert_eq!(consumer.position(&both[1]), None);
+    let start = Instant::now();
+    assert_eq!(timeout(LIMIT, consumer.positioned(&both)).await.unwrap().unwrap(), [0, 10]);
+    assert!(start.elapsed() >= Duration::from_secs(2), "the leaders took their time: {:?}", start.elapsed());
+    assert!(consumer.positioned(&[]).await.unwrap().is_empty());
+    // A wait ends when the partition goes, and when the consumer does.
+    rig.broker.faults().remove(slow);
+    rig.broker.faults().add(Rule::new(Fault::DropBeforeApply).api(ApiKey::ListOffsets).always());
+    let waits = |consumer: &Consumer| {
+        let (consumer, both) = (consumer.clone(), both.clone());
+        tokio::spawn(async move { consumer.positioned(&both).await })
+    };
+    consumer.seek(&both[0], Start::End).unwrap();
+    let wait = waits(&consumer);
+    let member = rig.broker.members("g").pop().unwrap();
+    assert!(rig.broker.evict_member("g", &member));
+    assert!(matches!(timeout(LIMIT, wait).await.unwrap().unwrap(), Err(ConsumeError::NotAssigned(_))));
+    until("the member is back", || held(&consumer).len() == 2).await;
+    let wait = waits(&consumer);
+    tokio::task::yield_now().await;
+    consumer.close(Duration::from_secs(5)).await.unwrap();
+    assert!(matches!(timeout(LIMIT, wait).await.unwrap().unwrap(), Err(ConsumeError::Closed)));
 }

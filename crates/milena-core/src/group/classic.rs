@@ -331,7 +331,8 @@ impl Membership {
     /// A commit sent under `generation` was answered with an error about the group. While JoinGroup is under way its
     /// answer says where we stand: that the generation is over is no news then.
     pub fn handle_commit_error(&mut self, now: Instant, generation: i32, error: ErrorCode) {
-        if self.is_superseded(generation) || !self.state.may_commit() {
+        // Who commits by hand has no membership to lose.
+        if generation < 0 || self.is_superseded(generation) || !self.state.may_commit() {
             return;
         }
         match error {
@@ -473,9 +474,7 @@ impl Membership {
             let member_id = std::mem::replace(&mut self.member_id, Arc::from(""));
             return Some(self.request(GroupRequestKind::Leave { member_id, reason }));
         }
-        let active =
-            !matches!(self.state, MemberState::Stale | MemberState::Leaving | MemberState::Left | MemberState::Fatal);
-        if !active || self.topics.is_empty() && self.state == MemberState::Unjoined && self.generation < 0 {
+        if !self.is_active() {
             return None;
         }
         if self.not_before.is_some_and(|at| now < at) {
@@ -551,6 +550,15 @@ impl Membership {
         }
     }
 
+    /// Whether it has anything to do by itself: not while it is out of the group, nor before it wants to be in.
+    fn is_active(&self) -> bool {
+        match self.state {
+            MemberState::Stale | MemberState::Leaving | MemberState::Left | MemberState::Fatal => false,
+            MemberState::Unjoined => !self.topics.is_empty() || self.generation >= 0,
+            _ => true,
+        }
+    }
+
     fn is_member(&self) -> bool {
         self.generation >= 0 || !self.member_id.is_empty()
     }
@@ -564,7 +572,8 @@ impl Membership {
             (self.state.heartbeats() && !self.heartbeat_sent && self.coordinator_known).then_some(self.next_heartbeat);
         let session = (self.state.heartbeats() && self.coordinator_known).then_some(self.session_deadline);
         let poll = self.is_member().then(|| self.last_poll + self.config.max_poll_interval);
-        [heartbeat, session, poll, self.revoke_by, self.not_before].into_iter().flatten().min()
+        let attempt = self.not_before.filter(|_| self.is_active());
+        [heartbeat, session, poll, self.revoke_by, attempt].into_iter().flatten().min()
     }
 
     /// The next event, if any.

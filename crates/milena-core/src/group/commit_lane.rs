@@ -47,7 +47,9 @@ pub enum OffsetRefused {
     TimedOut(Duration),
     /// Within the time limit there was no coordinator to send it to, or no end of a rebalance or of the commits before
     /// it. The offset was not committed.
-    #[error("not sent within {0:?} for want of a coordinator or of the end of a rebalance, and not committed; commit again")]
+    #[error(
+        "no coordinator, a rebalance or earlier commits kept it from being sent within {0:?}, so it was not committed; commit again"
+    )]
     NeverSent(Duration),
     /// The consumer is closed or was never part of a group.
     #[error("the consumer has no group or is closed, configure one to commit")]

@@ -180,7 +180,6 @@ fn eager_member_joins_only_after_everything_was_given_up() {
     rig.member.handle_revoked();
     assert!(rig.member.owned().is_empty());
     assert!(matches!(rig.send().kind, GroupRequestKind::Join { .. }));
-    assert!(!rig.member.state().may_commit());
 }
 
 #[test]
@@ -361,6 +360,77 @@ fn rebalance_during_sync_joins_again_and_keeps_the_generation() {
     assert_eq!(rig.member.owned().len(), 1);
 }
 
+#[test]
+fn commits_go_out_until_the_join_is_answered_and_again_after_the_sync() {
+    let mut rig = Rig::stable(&[Assignor::CooperativeSticky], None, &[0]);
+    rig.heartbeat(ErrorCode::REBALANCE_IN_PROGRESS);
+    let join = rig.send();
+    assert!(rig.member.may_commit(), "the generation lasts until the next one starts");
+    // The next one has started, and the answer that says so is on its way.
+    assert!(rig.member.is_superseded(1));
+    for error in [ErrorCode::ILLEGAL_GENERATION, ErrorCode::REBALANCE_IN_PROGRESS, ErrorCode::UNKNOWN_MEMBER_ID] {
+        rig.member.handle_commit_error(rig.now, 1, error);
+    }
+    assert_eq!((rig.events(), rig.member.state()), (vec![], MemberState::PreparingRebalance), "nothing is lost by it");
+    rig.joined(&join, 2, "other");
+    assert!(!rig.member.may_commit());
+    rig.synced(&[0]);
+    assert!(rig.member.may_commit() && rig.member.is_superseded(1) && !rig.member.is_superseded(2));
+}
+
+#[test]
+fn member_that_lost_its_generation_commits_as_nobody_else() {
+    let mut rig = Rig::stable(&[Assignor::Range], None, &[0]);
+    rig.heartbeat(ErrorCode::ILLEGAL_GENERATION);
+    assert_eq!((rig.member.state(), rig.member.may_commit()), (MemberState::Unjoined, false));
+}
+
+#[test]
+fn refused_commit_by_hand_is_nothing_to_a_member_that_never_joins() {
+    let mut rig = Rig::new(&[Assignor::Range], None);
+    rig.member.subscribe(rig.now, BTreeSet::new());
+    for _ in 0..3 {
+        rig.member.handle_commit_error(rig.now, -1, ErrorCode::UNKNOWN_MEMBER_ID);
+    }
+    assert_eq!((rig.maybe_send(), rig.member.next_timeout()), (None, None));
+}
+
+/// Joins sent within a minute, when all of them are answered so; each is told the member id `me`.
+fn joins_within_a_minute(error: impl Fn(usize) -> ErrorCode) -> usize {
+    let mut rig = Rig::new(&[Assignor::Range], None);
+    rig.find();
+    let (mut joins, end) = (0, rig.now + 60 * SECOND);
+    while rig.now < end {
+        while let Some(join) = rig.maybe_send() {
+            assert!(matches!(join.kind, GroupRequestKind::Join { .. }), "{join:?}");
+            let reply = JoinReply { error: error(joins), member_id: "me".into(), ..JoinReply::default() };
+            rig.member.handle_join(rig.now, join.attempt, Ok(reply));
+            joins += 1;
+            assert!(joins < 1000, "a flood");
+            if joins <= 2 {
+                assert_eq!(rig.now + 60 * SECOND, end, "the first refusal costs no time");
+            }
+        }
+        rig.now = rig.member.next_timeout().expect("it goes on");
+    }
+    joins
+}
+
+#[test]
+fn coordinator_that_never_lets_a_member_in_is_not_flooded() {
+    // The rig's backoff is a second, give or take a fifth.
+    for joins in [
+        joins_within_a_minute(|_| ErrorCode::MEMBER_ID_REQUIRED),
+        joins_within_a_minute(|_| ErrorCode::UNKNOWN_MEMBER_ID),
+        joins_within_a_minute(|_| ErrorCode::REBALANCE_IN_PROGRESS),
+    ] {
+        assert!((40..80).contains(&joins), "{joins}");
+    }
+    let alternating = [ErrorCode::MEMBER_ID_REQUIRED, ErrorCode::UNKNOWN_MEMBER_ID];
+    let joins = joins_within_a_minute(|join| alternating[join % 2]);
+    assert!((80..160).contains(&joins), "a new member may ask twice at a time: {joins}");
+}
+
 fn lane() -> (CommitLane, Instant) {
     (CommitLane::new(60 * SECOND, Backoff::new(SECOND, SECOND), 7), Instant::now())
 }
@@ -377,12 +447,12 @@ fn commits_go_one_after_another_and_retries_keep_the_order() {
     let sent = lane.poll_request(now, true, |_, _| true).unwrap();
     assert_eq!((sent.ticket, sent.offsets[0].offset), (first, 10));
     assert!(lane.poll_request(now, true, |_, _| true).is_none(), "the second waits for the first");
-    let moved = lane.handle_reply(now, first, Ok(vec![(tp(0), ErrorCode::NOT_COORDINATOR)]));
+    let moved = lane.handle_reply(now, first, Ok(vec![(tp(0), ErrorCode::NOT_COORDINATOR)]), false);
     assert_eq!(moved, Some(ErrorCode::NOT_COORDINATOR));
     assert!(lane.poll_request(now, true, |_, _| true).is_none(), "backoff");
     now += 2 * SECOND;
     assert_eq!(lane.poll_request(now, true, |_, _| true).unwrap().ticket, first, "not overtaken by the second");
-    lane.handle_reply(now, first, Ok(vec![(tp(0), ErrorCode::NONE)]));
+    lane.handle_reply(now, first, Ok(vec![(tp(0), ErrorCode::NONE)]), false);
     assert_eq!(lane.poll_done(), Some((first, vec![(tp(0), Ok(()))])));
     assert_eq!(lane.poll_request(now, true, |_, _| true).unwrap().ticket, second);
 }
@@ -394,7 +464,7 @@ fn stale_epochs_are_refused_even_when_they_went_stale_while_waiting() {
     assert!(lane.poll_request(now, false, |_, _| true).is_none(), "between join and sync nothing is sent");
     let sent = lane.poll_request(now, true, |_, epoch| epoch == AssignmentEpoch(2)).unwrap();
     assert_eq!(sent.offsets, vec![offset(1, 10, 2)]);
-    lane.handle_reply(now, ticket, Ok(vec![(tp(1), ErrorCode::NONE)]));
+    lane.handle_reply(now, ticket, Ok(vec![(tp(1), ErrorCode::NONE)]), false);
     let (_, result) = lane.poll_done().unwrap();
     assert_eq!(result, vec![(tp(0), Err(OffsetRefused::StaleEpoch)), (tp(1), Ok(()))]);
 }
@@ -405,7 +475,8 @@ fn lane_gives_up_at_its_time_limit_and_goes_on() {
     let first = lane.submit(now, vec![offset(0, 10, 1)]);
     lane.submit(now + 60 * SECOND, vec![offset(0, 20, 1)]);
     lane.poll_request(now, true, |_, _| true).unwrap();
-    assert_eq!(lane.handle_reply(now, first, Err(NoReply)), Some(ErrorCode::COORDINATOR_NOT_AVAILABLE));
+    let lost = lane.handle_reply(now, first, Err(Unanswered { written: true }), false);
+    assert_eq!(lost, Some(ErrorCode::COORDINATOR_NOT_AVAILABLE));
     now += 61 * SECOND;
     assert!(lane.poll_request(now, true, |_, _| true).is_none());
     let (ticket, result) = lane.poll_done().unwrap();
@@ -418,7 +489,7 @@ fn group_errors_fail_the_commit_and_reach_the_member() {
     let (mut lane, now) = lane();
     let ticket = lane.submit(now, vec![offset(0, 10, 1)]);
     lane.poll_request(now, true, |_, _| true).unwrap();
-    let error = lane.handle_reply(now, ticket, Ok(vec![(tp(0), ErrorCode::REBALANCE_IN_PROGRESS)])).unwrap();
+    let error = lane.handle_reply(now, ticket, Ok(vec![(tp(0), ErrorCode::REBALANCE_IN_PROGRESS)]), false).unwrap();
     assert!(matches!(lane.poll_done(), Some((_, result)) if result[0].1.is_err()));
     let mut rig = Rig::stable(&[Assignor::Range], None, &[0]);
     rig.member.handle_commit_error(rig.now, 0, error);
@@ -436,4 +507,47 @@ fn closing_the_lane_settles_everything() {
     lane.close();
     let why: Vec<_> = std::iter::from_fn(|| lane.poll_done()).map(|(_, result)| result[0].1.clone()).collect();
     assert_eq!(why, vec![Err(OffsetRefused::TimedOut(60 * SECOND)), Err(OffsetRefused::NoGroup)]);
+}
+
+#[test]
+fn commit_that_ran_out_of_time_says_whether_it_may_have_been_applied() {
+    let unanswered = |written| Err(Unanswered { written });
+    let refused = || Ok(vec![(tp(0), ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)]);
+    let replies: [(&[CommitReply], _); 5] = [
+        (&[], OffsetRefused::NeverSent(60 * SECOND)),
+        (&[unanswered(false)], OffsetRefused::NeverSent(60 * SECOND)),
+        (&[unanswered(false), refused()], OffsetRefused::Broker(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)),
+        (&[unanswered(true), unanswered(false)], OffsetRefused::TimedOut(60 * SECOND)),
+        (&[unanswered(true), refused()], OffsetRefused::TimedOut(60 * SECOND)),
+    ];
+    for (replies, why) in replies {
+        let (mut lane, mut now) = lane();
+        let ticket = lane.submit(now, vec![offset(0, 10, 1)]);
+        for reply in replies {
+            assert!(lane.poll_request(now, true, |_, _| true).is_some());
+            lane.handle_reply(now, ticket, reply.clone(), false);
+            now += 2 * SECOND;
+        }
+        assert!(lane.poll_request(now, false, |_, _| true).is_none());
+        assert!(lane.poll_done().is_none(), "time is left");
+        lane.poll_request(now + 60 * SECOND, false, |_, _| true);
+        assert_eq!(lane.poll_done(), Some((ticket, vec![(tp(0), Err(why))])), "{replies:?}");
+    }
+}
+
+#[test]
+fn commit_that_a_rebalance_overtook_is_sent_again_while_its_partition_is_held() {
+    for error in [ErrorCode::ILLEGAL_GENERATION, ErrorCode::REBALANCE_IN_PROGRESS] {
+        let (mut lane, mut now) = lane();
+        let ticket = lane.submit(now, vec![offset(0, 10, 1), offset(1, 10, 1)]);
+        lane.poll_request(now, true, |_, _| true).unwrap();
+        lane.handle_reply(now, ticket, Ok(vec![(tp(0), error), (tp(1), error)]), true);
+        now += 2 * SECOND;
+        assert!(lane.poll_request(now, false, |_, _| true).is_none(), "the rebalance is not over");
+        let again = lane.poll_request(now, true, |partition, _| *partition == tp(1)).unwrap();
+        assert_eq!(again.offsets, vec![offset(1, 10, 1)]);
+        lane.handle_reply(now, ticket, Ok(vec![(tp(1), ErrorCode::NONE)]), false);
+        let result = vec![(tp(0), Err(OffsetRefused::StaleEpoch)), (tp(1), Ok(()))];
+        assert_eq!(lane.poll_done(), Some((ticket, result)));
+    }
 }

@@ -3,6 +3,8 @@
 //! channel, so that nothing here waits for the network, and heartbeats never wait for the application.
 
 mod positioning;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,10 +13,8 @@ use std::time::{Duration, Instant};
 use milena_core::consumer::TopicPartition;
 use milena_core::consumer::positions::{Question, Start};
 use milena_core::group::assignor::TopicRacks;
-use milena_core::group::classic::{
-    GroupEvent, GroupRequestKind, MemberState, Membership, MembershipConfig, NoReply, Reply,
-};
-use milena_core::group::commit_lane::{CommitLane, CommitResult, OffsetToCommit};
+use milena_core::group::classic::{GroupEvent, GroupRequestKind, MemberState, Membership, MembershipConfig};
+use milena_core::group::commit_lane::{CommitLane, CommitReply, CommitResult, OffsetToCommit};
 use milena_core::metadata::ClusterSnapshot;
 use milena_protocol::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,7 +41,7 @@ pub(super) enum Command {
 
 enum Answer {
     Group(u64, GroupReply),
-    Commit(u64, i32, Reply<Vec<(TopicPartition, ErrorCode)>>),
+    Commit(u64, i32, CommitReply),
     Committed(Vec<Question>, Result<Answers<Option<OffsetAndMetadata>>, ErrorCode>),
     Listed(Vec<Question>, Result<Answers<Listed>, RequestError>),
     Partitions(BTreeSet<Arc<str>>, TopicRacks),
@@ -74,6 +74,8 @@ pub(super) struct Driver {
     revocation: Option<Revocation>,
     revocations: u64,
     closing: Option<(Instant, Vec<oneshot::Sender<bool>>)>,
+    /// The client is closed, and nothing more can be said to the group.
+    is_stranded: bool,
     questions_failed: u32,
 }
 
@@ -111,6 +113,7 @@ impl Driver {
             revocation: None,
             revocations: 0,
             closing: None,
+            is_stranded: false,
             questions_failed: 0,
             shared,
         }
@@ -124,6 +127,7 @@ impl Driver {
                 break;
             }
             let shared = Arc::clone(&self.shared);
+            let is_open = !shared.state().closed;
             let sleep = async {
                 match until {
                     Some(until) => sleep_until(until.into()).await,
@@ -137,6 +141,8 @@ impl Driver {
                 Some(command) = self.commands.recv() => self.take_command(command),
                 () = shared.driver.notified() => {}
                 Ok(()) = self.changes.changed() => {}
+                // The client is closed under us. What is still to be said to the group has its own time limit.
+                () = shared.client.metadata.stopped(), if is_open => shared.end(),
                 () = sleep => {}
             }
         }
@@ -165,11 +171,12 @@ impl Driver {
         [membership, self.lane.next_timeout(), questions, closing].into_iter().flatten().min()
     }
 
-    fn spawn(&self, name: &'static str, ask: impl Future<Output = Answer> + Send + 'static) {
+    fn spawn(&mut self, name: &'static str, ask: impl Future<Output = Answer> + Send + 'static) {
         let answer_to = self.answer_to.clone();
         // The driver may be gone by then; so is whoever would care.
         let task = async move { drop(answer_to.send(ask.await).await) };
         if self.shared.client.tasks.spawn(name, task).is_err() {
+            self.is_stranded = true;
             self.shared.end();
         }
     }
@@ -350,6 +357,8 @@ impl Driver {
                 let mut state = self.shared.state();
                 revocation.partitions.iter().for_each(|partition| state.give_up(partition));
                 drop(state);
+                // Whoever waits for their positions waits in vain.
+                self.shared.app.notify_waiters();
                 if let Some(membership) = &mut self.membership {
                     membership.handle_revoked();
                 }
@@ -454,7 +463,7 @@ impl Driver {
             Some(membership) => {
                 let (member_id, generation) = membership.generation().unwrap_or_else(|| (Arc::from(""), -1));
                 let instance_id = (generation >= 0).then(|| membership.instance_id().cloned()).flatten();
-                (membership.state().may_commit(), Some(Committer { member_id, generation, instance_id }))
+                (membership.may_commit(), Some(Committer { member_id, generation, instance_id }))
             }
         };
         let request = {
@@ -467,10 +476,6 @@ impl Driver {
         self.spawn("commit", async move {
             let group = shared.config.group.as_deref().unwrap_or_default();
             let reply = offsets::commit(&shared.client, group, &committer, &request.offsets).await;
-            let reply = reply.map_err(|error| {
-                tracing::debug!(%error, "commit had no answer");
-                NoReply
-            });
             Answer::Commit(request.ticket, committer.generation, reply)
         });
     }
@@ -527,7 +532,7 @@ impl Driver {
         match &self.closing {
             Some((deadline, _)) => {
                 let left = self.membership.as_ref().is_none_or(|membership| membership.state() == MemberState::Left);
-                left && self.lane.is_idle() || self.now() >= *deadline
+                left && self.lane.is_idle() || self.is_stranded || self.now() >= *deadline
             }
             // The client was closed under us.
             None => self.shared.state().closed,
@@ -564,7 +569,9 @@ impl Driver {
                 }
             }
             Answer::Commit(ticket, generation, reply) => {
-                let error = self.lane.handle_reply(now, ticket, reply);
+                let membership = self.membership.as_ref();
+                let superseded = membership.is_some_and(|membership| membership.is_superseded(generation));
+                let error = self.lane.handle_reply(now, ticket, reply, superseded);
                 match error {
                     Some(
                         ErrorCode::NOT_COORDINATOR

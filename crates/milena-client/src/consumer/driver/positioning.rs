@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use milena_core::consumer::positions::{EARLIEST, Question, Start, Unresolved};
+use milena_core::consumer::positions::{Question, Start, Unresolved};
 use milena_protocol::ErrorCode;
 
 use super::{Answer, Driver};
@@ -147,14 +147,14 @@ impl Driver {
         for question in questions {
             let answer = answers.iter().find(|(partition, _)| *partition == question.partition);
             match answer.map(|(_, answer)| answer) {
-                // Nothing is that young: what comes next is.
-                Some(Ok(listed)) if listed.offset < 0 => {
-                    let current = state.positions.current(&question.partition, question.version).is_some();
-                    if current && question.unresolved != Unresolved::Timestamp(EARLIEST) {
+                // Nothing is that young: what comes next is. The ends of a log have an offset, and a leader that names
+                // none is asked again.
+                Some(Ok(listed)) if listed.offset < 0 && matches!(question.unresolved, Unresolved::Timestamp(0..)) => {
+                    if state.positions.current(&question.partition, question.version).is_some() {
                         state.positions.seek(&question.partition, Start::End);
                     }
                 }
-                Some(Ok(listed)) => {
+                Some(Ok(listed)) if listed.offset >= 0 => {
                     state.positions.handle_offset(&question.partition, question.version, listed.offset);
                 }
                 Some(Err(error)) if !error.is_retriable() => {

@@ -1,0 +1,115 @@
+use bytes::{Bytes, BytesMut};
+use milena_core::consumer::positions::Start;
+use milena_protocol::record::BatchEncoder;
+
+use super::*;
+use crate::consumer::test_rig::{shared, tp};
+
+/// A batch of one record per offset; a control batch has an abort marker for its only record.
+fn batch(offsets: std::ops::Range<i64>, producer: Option<i64>, is_abort: bool) -> Bytes {
+    let mut batch = BatchEncoder::new(Vec::new(), 0);
+    for offset in offsets.clone() {
+        let (key, value) = ([0; 4], offset.to_string());
+        batch.append(0, is_abort.then_some(&key[..]), Some(value.as_bytes()), &[]).expect("fits");
+    }
+    let mut batch = batch.seal(Compression::None, None).expect("seals");
+    if let Some(producer) = producer {
+        batch.stamp(producer, 0, 0, true);
+    }
+    let mut bytes = BytesMut::from(&batch.to_bytes()[..]);
+    bytes[..8].copy_from_slice(&offsets.start.to_be_bytes());
+    // The attributes' bit for control batches; the CRC no longer fits, and nobody looks at it.
+    bytes[22] |= u8::from(is_abort) << 5;
+    bytes.freeze()
+}
+
+fn part(version: u64, batches: &[Bytes], aborted: &[(i64, i64)], charge: Charge) -> Fetched {
+    let bytes = batches.concat();
+    Fetched {
+        version,
+        bytes: bytes.len(),
+        batches: RecordBatches::new(bytes.into()),
+        filter: AbortedFilter::new(aborted.iter().copied()),
+        charge: Arc::new(charge),
+        high_watermark: -1,
+    }
+}
+
+fn config() -> ConsumerConfig {
+    ConsumerConfig { check_crcs: false, ..ConsumerConfig::default() }
+}
+
+fn enter(shared: &Shared, part: Fetched) {
+    let mut state = shared.state();
+    state.buffers.entry(tp(0)).or_default().push(part);
+    state.make_ready(&tp(0));
+}
+
+fn version(shared: &Shared) -> u64 {
+    shared.state().positions.get(&tp(0)).expect("held").version
+}
+
+fn offsets(set: &RecordSet) -> Vec<i64> {
+    set.iter().map(|record| record.offset).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn transactions_that_end_below_the_position_decide_nothing_behind_it() {
+    let (shared, _client) = shared(config()).await;
+    // Producer 1 aborts below the position and writes again behind it; producer 2 aborts across it.
+    let batches = [
+        batch(0..5, Some(1), false),
+        batch(5..8, Some(2), false),
+        batch(8..9, Some(1), true),
+        batch(9..12, Some(2), false),
+        batch(12..15, Some(1), false),
+        batch(15..16, Some(2), true),
+        batch(16..18, Some(2), false),
+    ];
+    shared.state().assign([(tp(0), Start::Offset(9))]);
+    enter(&shared, part(version(&shared), &batches, &[(1, 0), (2, 5)], shared.budget.charge(1)));
+    let mut seen = Vec::new();
+    while let Some(set) = shared.hand_over() {
+        seen.extend(offsets(&set.expect("sound")));
+    }
+    assert_eq!(seen, (12..15).chain(16..18).collect::<Vec<_>>());
+    assert_eq!(shared.state().positions.get(&tp(0)).and_then(Position::position), Some(18));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_reader_at_a_time_even_when_an_older_one_comes_back() {
+    let (shared, _client) = shared(config()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    let charge = || shared.budget.charge(1);
+    enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], charge()));
+    let (partition, mut old, position, epoch) = shared.take_part().expect("ready");
+    let step = old.step(position, &shared.config);
+    // While it was read, the application sought, and two parts from there have come.
+    shared.state().seek(&tp(0), Start::Offset(10));
+    for from in [10, 15] {
+        enter(&shared, part(version(&shared), &[batch(from..from + 5, None, false)], &[], charge()));
+    }
+    let (_, mut new, new_position, _) = shared.take_part().expect("ready");
+    assert_eq!(new_position, 10);
+    assert!(shared.put_back(partition, old, position, epoch, step).is_none(), "void");
+    assert!(shared.take_part().is_none(), "what follows waits for what is being read");
+    let step = new.step(new_position, &shared.config);
+    let first = shared.put_back(tp(0), new, new_position, epoch, step).expect("records").expect("sound");
+    let second = shared.hand_over().expect("records").expect("sound");
+    assert_eq!((offsets(&first), offsets(&second)), ((10..15).collect(), (15..20).collect()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_are_read_while_their_partition_is_revoked_are_not_handed_over() {
+    let (shared, _client) = shared(config()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], shared.budget.charge(1)));
+    let (partition, mut part, position, epoch) = shared.take_part().expect("ready");
+    let step = part.step(position, &shared.config);
+    let mut state = shared.state();
+    state.positions.hold_back(&tp(0));
+    state.discard(&tp(0));
+    drop(state);
+    assert!(shared.put_back(partition, part, position, epoch, step).is_none());
+    assert_eq!(shared.state().positions.get(&tp(0)).and_then(Position::position), Some(0));
+}
