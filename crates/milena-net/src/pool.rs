@@ -97,7 +97,7 @@ type Outcome = Option<Result<Connection, ConnectError>>;
 
 enum Slot {
     Dialing { address: BrokerAddress, outcome: watch::Receiver<Outcome> },
-    Open(Connection),
+    Open(Connection, Instant),
 }
 
 /// Failed dials in a row, whatever their purpose.
@@ -160,7 +160,7 @@ impl Pool {
     pub fn in_flight(&self, broker: &Broker) -> Option<usize> {
         let state = self.state();
         let open = state.slots.iter().filter_map(|((other, _), slot)| match slot {
-            Slot::Open(connection) if other == broker && !connection.is_closed() => Some(connection.in_flight()),
+            Slot::Open(connection, _) if other == broker && !connection.is_closed() => Some(connection.in_flight()),
             _ => None,
         });
         open.reduce(|sum, connection| sum + connection)
@@ -173,7 +173,7 @@ impl Pool {
         state.slots.retain(|(broker, _), slot| {
             let Broker::Node(node) = broker else { return true };
             let stays = addresses.get(node).is_some_and(|address| address == slot.address());
-            if let (false, Slot::Open(connection)) = (stays, &*slot) {
+            if let (false, Slot::Open(connection, _)) = (stays, &*slot) {
                 connection.close_when_idle();
             }
             // A dial to an old address ends by itself: whoever waits for it asks again.
@@ -196,7 +196,7 @@ impl Pool {
     /// Number of open connections.
     pub fn open_connections(&self) -> usize {
         let state = self.state();
-        state.slots.values().filter(|slot| matches!(slot, Slot::Open(connection) if !connection.is_closed())).count()
+        state.slots.values().filter(|slot| matches!(slot, Slot::Open(connection, _) if !connection.is_closed())).count()
     }
 
     /// Closes every connection at once and refuses new ones; resolves when all have ended.
@@ -217,7 +217,7 @@ impl Pool {
             std::mem::take(&mut state.slots)
         };
         let open = slots.into_values().filter_map(|slot| match slot {
-            Slot::Open(connection) => Some(connection),
+            Slot::Open(connection, _) => Some(connection),
             // Finds the pool closed when it is done.
             Slot::Dialing { .. } => None,
         });
@@ -239,9 +239,18 @@ impl Pool {
         }
         let key = (broker.clone(), purpose);
         match state.slots.get(&key) {
-            Some(Slot::Open(connection)) if !connection.is_closed() => return Ok(Step::Open(connection.clone())),
+            Some(Slot::Open(connection, _)) if !connection.is_closed() => return Ok(Step::Open(connection.clone())),
             Some(Slot::Dialing { outcome, .. }) => return Ok(Step::Dialing(outcome.clone())),
-            Some(Slot::Open(_)) | None => {}
+            // A broker that hangs up on whom it has just welcomed is not dialled faster than one that can't be reached.
+            Some(Slot::Open(_, opened)) => {
+                let until = *opened + self.inner.config.reconnect_backoff.initial;
+                if now < until {
+                    let health = state.health.entry(broker.clone()).or_default();
+                    health.not_before = Some(health.not_before.map_or(until, |known| known.max(until)));
+                }
+                state.slots.remove(&key);
+            }
+            None => {}
         }
         let address = match broker {
             Broker::Bootstrap(address) => address.clone(),
@@ -254,7 +263,7 @@ impl Pool {
             return Ok(Step::Backoff(until));
         }
         // Purposes of one caller's own come and go; what they leave behind is swept with each dial.
-        state.slots.retain(|_, slot| !matches!(slot, Slot::Open(connection) if connection.is_closed()));
+        state.slots.retain(|_, slot| !matches!(slot, Slot::Open(connection, _) if connection.is_closed()));
         let (report, outcome) = watch::channel(None);
         state.slots.insert(key.clone(), Slot::Dialing { address: address.clone(), outcome: outcome.clone() });
         drop(state);
@@ -302,7 +311,7 @@ impl Pool {
             }
             Ok(connection) => {
                 state.health.remove(&key.0);
-                state.slots.insert(key.clone(), Slot::Open(connection.clone()));
+                state.slots.insert(key.clone(), Slot::Open(connection.clone(), now));
             }
             Err(_) => {
                 if current {
@@ -335,7 +344,7 @@ impl Slot {
     fn address(&self) -> &BrokerAddress {
         match self {
             Self::Dialing { address, .. } => address,
-            Self::Open(connection) => connection.address(),
+            Self::Open(connection, _) => connection.address(),
         }
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn leading(api_key: ApiKey, version: i16, body: &Bytes) -> Option<Dur
         | ApiKey::DescribeGroups
         | ApiKey::ListGroups
         | ApiKey::DeleteTopics
+        | ApiKey::OffsetForLeaderEpoch
         | ApiKey::DescribeConfigs => 2,
         ApiKey::DeleteRecords
         | ApiKey::InitProducerId
@@ -36,7 +37,10 @@ pub(crate) fn leading(api_key: ApiKey, version: i16, body: &Bytes) -> Option<Dur
         | ApiKey::TxnOffsetCommit
         | ApiKey::CreatePartitions
         | ApiKey::DeleteGroups => 1,
-        ApiKey::IncrementalAlterConfigs | ApiKey::OffsetDelete | ApiKey::DescribeCluster => 0,
+        ApiKey::IncrementalAlterConfigs
+        | ApiKey::OffsetDelete
+        | ApiKey::DescribeCluster
+        | ApiKey::DescribeTopicPartitions => 0,
         _ => return None,
     };
     if version < since {

@@ -124,6 +124,23 @@ async fn a_connection_that_ended_is_replaced() {
     second.call(request("alive")).await.expect("an answer");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_hangs_up_after_each_welcome_is_not_flooded_with_dials() {
+    let (bench, mut peers) = bench();
+    tokio::spawn(async move {
+        while let Some(mut peer) = peers.recv().await {
+            peer.handshake().await;
+        }
+    });
+    for _ in 0..5 {
+        let connection = bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
+        connection.closed().await;
+    }
+    let dialed = bench.stage.dialed.lock().expect("no panic holds it").iter().map(|dial| dial.1).collect::<Vec<_>>();
+    let waits = dialed.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect::<Vec<_>>();
+    assert!(waits.len() == 4 && waits.iter().all(|wait| (50..=51).contains(wait)), "{waits:?}");
+}
+
 #[tokio::test]
 async fn a_broker_that_moved_is_dialled_where_it_is_now() {
     let (bench, mut peers) = bench();
