@@ -97,6 +97,7 @@ fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
     let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_3", "disturbed::", 1, report)?);
     report.three_nodes += tally;
     outcome?;
+    some_ran(tally)?;
 
     if with_faults {
         faults::on(&lease, FAULT_MINUTES, false)?;

@@ -11,18 +11,14 @@ pub(super) const KAFKA_VERSION: &str = "4.4.0";
 
 /// The folder with the message schemas, fetched and unpacked if need be.
 pub(super) fn schemas() -> Result<PathBuf, String> {
-    let cache = cache()?.join(format!("kafka-{KAFKA_VERSION}"));
-    let jar = cache.join(format!("kafka-clients-{KAFKA_VERSION}.jar"));
-    if !jar.exists() {
-        fs::create_dir_all(&cache).map_err(|error| format!("can't create {}: {error}", cache.display()))?;
-        let artifact = format!("-Dartifact=org.apache.kafka:kafka-clients:{KAFKA_VERSION}");
-        let output = format!("-DoutputDirectory={}", cache.display());
-        run(Command::new("mvn").args(["-q", "-B", "dependency:copy", &artifact, &output]))?;
-    }
-    let unpacked = cache.join("schemas");
+    let unpacked = cache()?.join(format!("kafka-{KAFKA_VERSION}/schemas"));
     let messages = unpacked.join("common/message");
     if !messages.join("ApiVersionsRequest.json").exists() {
-        run(Command::new("unzip").args(["-q", "-o"]).arg(&jar).arg("common/message/*").arg("-d").arg(&unpacked))?;
+        fs::create_dir_all(&unpacked).map_err(|error| format!("can't create {}: {error}", unpacked.display()))?;
+        let artifact = format!("-Dartifact=org.apache.kafka:kafka-clients:{KAFKA_VERSION}");
+        let output = format!("-DoutputDirectory={}", unpacked.display());
+        let includes = "-Dmdep.unpack.includes=common/message/*.json";
+        run(Command::new("mvn").args(["-q", "-B", "dependency:unpack", &artifact, &output, includes]))?;
     }
     Ok(messages)
 }
@@ -38,9 +34,10 @@ fn cache() -> Result<PathBuf, String> {
 
 /// True if the schemas are at hand or can be fetched.
 pub(crate) fn is_available() -> bool {
-    let has_jar =
-        |cache: &Path| cache.join(format!("kafka-{KAFKA_VERSION}/kafka-clients-{KAFKA_VERSION}.jar")).exists();
-    cache().is_ok_and(|cache| has_jar(&cache))
+    let has_schemas = |cache: &Path| {
+        cache.join(format!("kafka-{KAFKA_VERSION}/schemas/common/message/ApiVersionsRequest.json")).exists()
+    };
+    cache().is_ok_and(|cache| has_schemas(&cache))
         || Command::new("mvn").arg("-v").output().is_ok_and(|out| out.status.success())
 }
 

@@ -130,16 +130,18 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts a cluster on ports that nobody uses, for a test run that must not meet another.
-    pub(crate) fn up_anywhere(nodes: u16, via: Via, time_limit: Duration) -> Outcome<Self> {
+    /// Starts a cluster on ports that nobody uses, for a test run that must not meet another: not even one of another
+    /// checkout that looks for ports at the same time, which the returned lock keeps away for as long as it is held.
+    pub(crate) fn up_anywhere(nodes: u16, via: Via, time_limit: Duration) -> Outcome<(Self, fs::File)> {
         const FIRST: u16 = 20_092;
         const STEP: u16 = 100;
         for port in (FIRST..32_000).step_by(STEP.into()) {
             let candidate = Self { port, nodes, in_docker: false };
+            let Some(lock) = lock_port(port)? else { continue };
             if Self::folder_of(port).exists() || candidate.check_ports().is_err() {
                 continue;
             }
-            return Self::up(port, nodes, via, time_limit);
+            return Ok((Self::up(port, nodes, via, time_limit)?, lock));
         }
         Err(format!("no free ports for {nodes} node(s) between {FIRST} and 32000").into())
     }
@@ -339,5 +341,17 @@ impl fmt::Display for Cluster {
         let n_running = self.n_running();
         let via = if self.in_docker { "docker" } else { "maven" };
         write!(formatter, "{}  {n_running} of {} node(s) running, via {via}", self.bootstrap(), self.nodes)
+    }
+}
+
+/// The right to start a cluster at `port`, unless another run has it.
+fn lock_port(port: u16) -> Outcome<Option<fs::File>> {
+    let folder = host::cache().join("ports");
+    fs::create_dir_all(&folder)?;
+    let file = fs::File::create(folder.join(port.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error.into()),
     }
 }

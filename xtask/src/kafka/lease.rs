@@ -2,6 +2,7 @@
 //! other end of a pipe, and takes the cluster down when the pipe closes.
 
 use std::env;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Child;
@@ -21,12 +22,14 @@ const START_TIME_LIMIT: Duration = Duration::from_secs(180);
 pub(crate) struct Lease {
     cluster: Cluster,
     guard: Child,
+    /// Let go after the guard has taken the cluster down.
+    _ports: File,
 }
 
 impl Lease {
     /// Starts a cluster of `nodes` on ports that nobody uses.
     pub(crate) fn take(nodes: u16, via: Via) -> Outcome<Self> {
-        let cluster = Cluster::up_anywhere(nodes, via, START_TIME_LIMIT)?;
+        let (cluster, ports) = Cluster::up_anywhere(nodes, via, START_TIME_LIMIT)?;
         // In a process group of its own, so that Ctrl-C ends us and not the guard.
         let guard = Command::new(env::current_exe()?)
             .args(["kafka", "--port", &cluster.port().to_string(), "guard"])
@@ -34,7 +37,7 @@ impl Lease {
             .stdin(Stdio::piped())
             .spawn();
         match guard {
-            Ok(guard) => Ok(Self { cluster, guard }),
+            Ok(guard) => Ok(Self { cluster, guard, _ports: ports }),
             Err(error) => {
                 cluster.down()?;
                 Err(error.into())
