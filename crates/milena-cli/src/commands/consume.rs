@@ -191,7 +191,8 @@ impl<'a> Printer<'a> {
                 Encoding::Base64 => Cow::Owned(jsonl::base64(value).into_bytes()),
             });
         }
-        let headers: Vec<_> = record.headers.iter().map(|header| (header.key, header.value)).collect();
+        let names: Vec<_> = record.headers.iter().map(|header| header.name()).collect();
+        let headers: Vec<_> = names.iter().zip(record.headers).map(|(name, header)| (&**name, header.value)).collect();
         let line = OutputRecord {
             partition: record.partition,
             offset: record.offset,

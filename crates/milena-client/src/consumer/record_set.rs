@@ -197,7 +197,7 @@ impl ConsumerRecord<'_> {
             timestamp: self.timestamp,
             key: copy(self.key),
             value: copy(self.value),
-            headers: self.headers.iter().map(|header| (header.key.to_owned(), copy(header.value))).collect(),
+            headers: self.headers.iter().map(|header| (header.name().into_owned(), copy(header.value))).collect(),
         }
     }
 }

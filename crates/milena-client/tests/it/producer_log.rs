@@ -86,7 +86,7 @@ pub(crate) async fn log(client: &Client, topic: &str, partition: i32) -> Vec<Sto
                     timestamp: record.timestamp,
                     key: owned(record.key),
                     value: owned(record.value),
-                    headers: record.headers.iter().map(|h| (h.key.to_owned(), owned(h.value))).collect(),
+                    headers: record.headers.iter().map(|h| (h.name().into_owned(), owned(h.value))).collect(),
                 });
             }
         }

@@ -215,7 +215,8 @@ impl QueuedBatch for ProducerBatch {
                 let inside = range.contains(&at);
                 at += 1;
                 if inside {
-                    let headers: Vec<_> = record.headers.iter().collect();
+                    let headers = record.headers.iter().map(RecordHeader::try_from);
+                    let headers: Vec<_> = headers.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
                     encoder
                         .append(record.timestamp, record.key, record.value, &headers)
                         .map_err(|error| error.to_string())?;

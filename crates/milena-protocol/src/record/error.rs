@@ -18,7 +18,7 @@ pub enum AppendError {
         /// The record's timestamp.
         timestamp: i64,
     },
-    /// More headers than a reader accepts.
+    /// More headers than are written, though readers would take them.
     #[error("{count} headers are more than the {max} a record may have")]
     TooManyHeaders {
         /// How many the record has.
@@ -143,16 +143,16 @@ pub enum CorruptRecord {
     /// It is shorter than its length says.
     #[error("{0} bytes follow its last field")]
     TrailingBytes(usize),
-    /// Its key's length is below -1 or more than what is left.
+    /// Its key's length is more than what is left.
     #[error("its key has length {0}")]
     KeyLength(i32),
-    /// Its value's length is below -1 or more than what is left.
+    /// Its value's length is more than what is left.
     #[error("its value has length {0}")]
     ValueLength(i32),
-    /// Its header count is negative, above the limit, or more than the bytes can hold.
+    /// Its header count is negative, or more than the bytes can hold.
     #[error("its header count is {0}")]
     HeaderCount(i32),
-    /// A header's key is null, too long or not UTF-8, or its value's length is impossible.
+    /// A header's key is null or too long, or its value is too long.
     #[error("a header is malformed")]
     Header,
     /// Its offset delta is negative, not above the one before, or above the batch's last.

@@ -12,7 +12,7 @@ pub(crate) const CRC_START: usize = 21;
 pub(crate) const MAGIC: i8 = 2;
 /// The smallest record: length, attributes, timestamp delta, offset delta, key length, value length, header count.
 pub const MIN_RECORD_LEN: usize = 7;
-/// The most headers a record may have.
+/// The most headers a record may be written with; one that is read may have more.
 pub const MAX_HEADERS: usize = 10_000;
 /// Kafka's "no timestamp", "no producer id", "no epoch", "no sequence".
 pub const NO_TIMESTAMP: i64 = -1;

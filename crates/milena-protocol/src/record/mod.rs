@@ -20,5 +20,5 @@ pub use error::{AppendError, CorruptBatch, CorruptRecord, RecordError};
 pub use layout::{BATCH_HEADER_LEN, MAX_HEADERS, MIN_RECORD_LEN, NO_TIMESTAMP};
 pub use patch::{Patch, Timestamps};
 pub use produced::ProducedBatch;
-pub use records::{ControlType, HeaderIter, Headers, RecordIter, RecordRef, Records};
+pub use records::{ControlType, HeaderIter, HeaderRef, Headers, RecordIter, RecordRef, Records};
 pub use sealed::SealedBatch;

@@ -1,7 +1,10 @@
 //! The records of one batch, read lazily: every key, value and header is a slice of one buffer, nothing is allocated.
 //!
 //! A record is checked in full when it is reached, its headers included, so that what was handed out can't fail later.
+//! Nothing is refused that Kafka's own reader takes: whatever a broker has stored must be read, or its readers would
+//! stop before it for ever.
 
+use std::borrow::Cow;
 use std::iter::FusedIterator;
 
 use bytes::Bytes;
@@ -9,7 +12,6 @@ use bytes::Bytes;
 use crate::record::batch::RecordBatch;
 use crate::record::encoder::RecordHeader;
 use crate::record::error::{CorruptBatch, CorruptRecord, RecordError};
-use crate::record::layout::MAX_HEADERS;
 use crate::record::varint::{VarintError, take_varint, take_varlong};
 
 /// A batch's records, decompressed.
@@ -200,6 +202,31 @@ impl<'a> RecordIter<'a> {
     }
 }
 
+/// A header of a record that was read. Its name is bytes: brokers don't look inside, and not all clients write UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeaderRef<'a> {
+    /// The name's bytes; a record may have several headers of one name.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> HeaderRef<'a> {
+    /// The name as text, where U+FFFD stands for what is not UTF-8, as in Kafka's own client.
+    pub fn name(&self) -> Cow<'a, str> {
+        String::from_utf8_lossy(self.key)
+    }
+}
+
+/// To write a header again as it was read; fails where its name is not UTF-8.
+impl<'a> TryFrom<HeaderRef<'a>> for RecordHeader<'a> {
+    type Error = std::str::Utf8Error;
+
+    fn try_from(header: HeaderRef<'a>) -> Result<Self, Self::Error> {
+        Ok(Self { key: std::str::from_utf8(header.key)?, value: header.value })
+    }
+}
+
 /// A record's headers in their order, duplicates included.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a> {
@@ -224,13 +251,13 @@ impl<'a> Headers<'a> {
     }
 
     /// The last header of this name, which is the one that Kafka takes as its value.
-    pub fn last(&self, key: &str) -> Option<RecordHeader<'a>> {
-        self.iter().filter(|header| header.key == key).last()
+    pub fn last(&self, key: &str) -> Option<HeaderRef<'a>> {
+        self.iter().filter(|header| header.key == key.as_bytes()).last()
     }
 }
 
 impl<'a> IntoIterator for Headers<'a> {
-    type Item = RecordHeader<'a>;
+    type Item = HeaderRef<'a>;
     type IntoIter = HeaderIter<'a>;
 
     fn into_iter(self) -> Self::IntoIter {
@@ -246,7 +273,7 @@ pub struct HeaderIter<'a> {
 }
 
 impl<'a> Iterator for HeaderIter<'a> {
-    type Item = RecordHeader<'a>;
+    type Item = HeaderRef<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
@@ -261,16 +288,12 @@ impl<'a> Iterator for HeaderIter<'a> {
 impl ExactSizeIterator for HeaderIter<'_> {}
 impl FusedIterator for HeaderIter<'_> {}
 
-/// Reads a nullable byte string; the inner error is the length that can't be.
+/// Reads a nullable byte string; the inner error is the length that can't be. As in Kafka any negative length is null.
 #[inline]
 fn take_nullable<'a>(body: &mut &'a [u8]) -> Result<Result<Option<&'a [u8]>, i32>, CorruptRecord> {
     let length = take_varint(body)?;
-    if length == -1 {
-        return Ok(Ok(None));
-    }
-    let Some((bytes, rest)) = usize::try_from(length).ok().and_then(|length| body.split_at_checked(length)) else {
-        return Ok(Err(length));
-    };
+    let Ok(wanted) = usize::try_from(length) else { return Ok(Ok(None)) };
+    let Some((bytes, rest)) = body.split_at_checked(wanted) else { return Ok(Err(length)) };
     *body = rest;
     Ok(Ok(Some(bytes)))
 }
@@ -279,10 +302,10 @@ fn take_nullable<'a>(body: &mut &'a [u8]) -> Result<Result<Option<&'a [u8]>, i32
 #[inline]
 fn take_headers<'a>(body: &mut &'a [u8]) -> Result<Headers<'a>, CorruptRecord> {
     let declared = take_varint(body)?;
-    // The smallest header is two bytes: an empty key and a null value.
+    // The smallest header is two bytes: an empty key and a null value. Kafka knows no other limit.
     let count = usize::try_from(declared)
         .ok()
-        .filter(|count| *count <= MAX_HEADERS && *count <= body.len() / 2)
+        .filter(|count| *count <= body.len() / 2)
         .ok_or(CorruptRecord::HeaderCount(declared))?;
     let bytes = *body;
     for _ in 0..count {
@@ -291,12 +314,11 @@ fn take_headers<'a>(body: &mut &'a [u8]) -> Result<Headers<'a>, CorruptRecord> {
     Ok(Headers { bytes: &bytes[..bytes.len() - body.len()], count })
 }
 
-fn take_header<'a>(body: &mut &'a [u8]) -> Result<RecordHeader<'a>, CorruptRecord> {
+fn take_header<'a>(body: &mut &'a [u8]) -> Result<HeaderRef<'a>, CorruptRecord> {
     let malformed = |_| CorruptRecord::Header;
     let key = take_nullable(body)?.map_err(malformed)?.ok_or(CorruptRecord::Header)?;
-    let key = std::str::from_utf8(key).map_err(|_| CorruptRecord::Header)?;
     let value = take_nullable(body)?.map_err(malformed)?;
-    Ok(RecordHeader { key, value })
+    Ok(HeaderRef { key, value })
 }
 
 impl From<VarintError> for CorruptRecord {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::compress::Compression;
 use crate::record::batch::RecordBatch;
 use crate::record::crc::{self, Shift};
-use crate::record::encoder::BatchEncoder;
+use crate::record::encoder::{BatchEncoder, RecordHeader};
 use crate::record::error::RecordError;
 use crate::record::layout::{BATCH_HEADER_LEN, CRC_START, LOG_OVERHEAD, MAGIC, at, attributes};
 
@@ -132,7 +132,8 @@ impl SealedBatch {
         for record in &records {
             let record = record?;
             headers.clear();
-            headers.extend(record.headers);
+            let names = "the encoder takes names that are text only";
+            headers.extend(record.headers.into_iter().map(|header| RecordHeader::try_from(header).expect(names)));
             let added = |piece: &BatchEncoder| piece.encoded_len(record.timestamp, record.key, record.value, &headers);
             if let Some(full) = open.take_if(|piece| !piece.is_empty() && piece.len() + added(piece) > at_most) {
                 pieces.push(seal(full)?);

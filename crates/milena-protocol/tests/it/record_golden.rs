@@ -77,7 +77,7 @@ fn described(name: &str) -> Vec<String> {
             let headers: Vec<_> = record
                 .headers
                 .iter()
-                .map(|header| format!("{}={}", hex(Some(header.key.as_bytes())), hex(header.value)))
+                .map(|header| format!("{}={}", hex(Some(header.key)), hex(header.value)))
                 .collect();
             lines.push(format!(
                 "record\t{name}\t{}\t{}\t{}\t{}\t{}",
@@ -130,7 +130,7 @@ fn our_batch_of_the_same_records_is_the_same_bytes() {
     let mut ours = BatchEncoder::new(Vec::new(), java.base_timestamp());
     for record in &records {
         let record = record.unwrap();
-        let headers: Vec<_> = record.headers.iter().collect();
+        let headers: Vec<_> = record.headers.iter().map(|header| header.try_into().unwrap()).collect();
         ours.append(record.timestamp, record.key, record.value, &headers).unwrap();
     }
     assert_eq!(ours.seal(Compression::None, None).unwrap().to_bytes(), java.bytes());

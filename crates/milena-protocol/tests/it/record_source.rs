@@ -29,7 +29,7 @@ impl From<RecordRef<'_>> for OwnedRecord {
             timestamp: record.timestamp,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
-            headers: record.headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect(),
+            headers: record.headers.iter().map(|h| (h.name().into_owned(), h.value.map(<[u8]>::to_vec))).collect(),
         }
     }
 }

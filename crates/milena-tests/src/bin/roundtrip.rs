@@ -159,7 +159,7 @@ async fn compare(client: &Client, topic: &str, placed: &[Vec<u64>]) -> Outcome {
             let index = *partition.get(at).ok_or_else(|| format!("nobody wrote offset {at}"))?;
             value(index, &mut expected);
             let header = record.headers.iter().map(|header| (header.key, header.value)).collect::<Vec<_>>();
-            let wanted = if has_header(index) { vec![("index", Some(&b"seven"[..]))] } else { Vec::new() };
+            let wanted = if has_header(index) { vec![(&b"index"[..], Some(&b"seven"[..]))] } else { Vec::new() };
             let equal = record.key == key(index).as_ref().map(<[u8; 8]>::as_slice)
                 && record.value == Some(&expected)
                 && record.timestamp == 1_700_000_000_000 + i64::try_from(index)?

@@ -55,7 +55,7 @@ pub(super) fn raw_record(topic: &Arc<str>, record: &ConsumerRecord<'_>) -> RawRe
         headers: record
             .headers
             .iter()
-            .map(|header| Header { name: header.key.to_owned().into(), value: copy(header.value) })
+            .map(|header| Header { name: header.name().into_owned().into(), value: copy(header.value) })
             .collect(),
     }
 }
