@@ -1,21 +1,30 @@
 //! Zstandard. Frames are decoded one by one, so that each one's magic and declared size are checked first; legacy and
-//! unknown frames never reach the library.
+//! unknown frames never reach the library. Each is decoded in one go, straight into the output: libzstd's streaming
+//! decoder would allocate the window that a frame declares, whatever comes of it.
 
 use std::cell::RefCell;
+use std::io::Cursor;
 
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer};
 use zstd::zstd_safe::{compress_bound, get_error_name, get_frame_content_size};
 
 use crate::compress::{CompressError, Compression};
 
 /// Kafka's default for `compression.zstd.level`.
 const DEFAULT_LEVEL: i32 = 3;
-/// Windows up to 128 MiB: what level 22 declares, and libzstd's own limit.
-const WINDOW_LOG_MAX: u32 = 27;
+/// The window descriptor of 128 MiB: what level 22 declares, and the most that streaming readers such as Java's take.
+const WIDEST_WINDOW: u8 = 17 << 3;
 /// No block stands for more, nor for more than the window.
 const MAX_BLOCK: u64 = 128 * 1024;
-/// A context above this size is given back after use: one high level or wide window must not stay for ever.
+/// A context for compressing above this size is given back after use: one high level must not stay for ever. Those for
+/// decompressing never grow.
 const KEPT_CONTEXT: usize = 4 * 1024 * 1024;
+
+/// The bit of a frame's descriptor that says: no window descriptor follows, the window is the content.
+const SINGLE_SEGMENT: u8 = 0b10_0000;
+/// What libzstd answers when a frame doesn't fit into the output.
+const TOO_SMALL: usize = (ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();
 
 const MAGIC: u32 = 0xfd2f_b528;
 const SKIPPABLE: std::ops::RangeInclusive<u32> = 0x184d_2a50..=0x184d_2a5f;
@@ -59,29 +68,33 @@ pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Re
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let context = match slot {
             Some(context) => context,
-            None => {
-                let mut context = DCtx::try_create().ok_or_else(no_context)?;
-                context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(corrupt)?;
-                slot.insert(context)
-            }
+            None => slot.insert(DCtx::try_create().ok_or_else(no_context)?),
         };
-        let result = frames(context, input, limit, output);
-        if context.sizeof() > KEPT_CONTEXT || context.reset(ResetDirective::SessionOnly).is_err() {
-            *slot = None;
-        }
-        result
+        frames(context, input, limit, output)
     })
 }
 
 fn frames(context: &mut DCtx<'static>, input: &[u8], limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {
-    // Once, for everything: a buffer that grows on the way is held twice as it moves. And with room for all of a frame,
-    // libzstd decodes straight into the output, without a window of its own.
-    output.reserve_exact(size_bound(input, limit)?);
-    let start = output.len();
-    let mut source = InBuffer::around(input);
-    while source.pos() < input.len() {
-        check_magic(&input[source.pos()..])?;
-        one_frame(context, &mut source, start + limit, limit, output)?;
+    // Once, for everything: a buffer that grows on the way is held twice as it moves.
+    let bound = size_bound(input, limit)?;
+    output.reserve_exact(bound);
+    let end = output.len() + limit;
+    let mut rest = input;
+    while !rest.is_empty() {
+        let Frame { bytes, behind, .. } = Frame::at_front(rest)?;
+        rest = behind;
+        if SKIPPABLE.contains(&check_magic(bytes)?) {
+            continue;
+        }
+        let mut out = Cursor::new(&mut *output);
+        out.set_position(out.get_ref().len() as u64);
+        context.decompress(&mut out, bytes).map_err(|code| {
+            // A frame that doesn't fit into less than the limit has lied about its size.
+            if code == TOO_SMALL && bound == limit { too_large(limit) } else { corrupt(code) }
+        })?;
+        if output.len() > end {
+            return Err(too_large(limit));
+        }
     }
     Ok(())
 }
@@ -104,42 +117,37 @@ fn size_bound(input: &[u8], limit: usize) -> Result<usize, CompressError> {
         if declared.is_some_and(|declared| total.saturating_add(declared) > limit as u64) {
             return Err(too_large(limit));
         }
-        let walked = if skippable { skip(rest) } else { possible_size(rest) };
-        let (possible, behind) = walked.ok_or_else(|| corrupt_text("cut off inside a frame"))?;
+        let frame = Frame::at_front(rest)?;
         if let Some(declared) = declared
-            && declared > possible
+            && declared > frame.possible_size
         {
-            let compressed = rest.len() - behind.len();
+            let compressed = frame.bytes.len();
             return Err(CompressError::ImpossibleSize { codec: Compression::Zstd, declared, compressed });
         }
-        total = total.saturating_add(declared.unwrap_or(possible));
-        rest = behind;
+        total = total.saturating_add(declared.unwrap_or(frame.possible_size));
+        rest = frame.behind;
     }
     Ok(total.min(limit as u64) as usize)
 }
 
-/// Decodes one frame; `output` may come to have the length `end`.
-fn one_frame(
-    context: &mut DCtx<'static>,
-    source: &mut InBuffer<'_>,
-    end: usize,
-    limit: usize,
-    output: &mut Vec<u8>,
-) -> Result<(), CompressError> {
-    loop {
-        let before = (source.pos(), output.len());
-        let mut out = OutBuffer::around_pos(&mut *output, before.1);
-        let hint = context.decompress_stream(&mut out, source).map_err(corrupt)?;
-        if output.len() > end {
-            return Err(too_large(limit));
+/// The frame at the front of some bytes.
+struct Frame<'a> {
+    bytes: &'a [u8],
+    behind: &'a [u8],
+    /// The most that it can decompress to, by the headers of its blocks.
+    possible_size: u64,
+}
+
+impl<'a> Frame<'a> {
+    fn at_front(bytes: &'a [u8]) -> Result<Self, CompressError> {
+        let skippable = SKIPPABLE.contains(&check_magic(bytes)?);
+        let walked = if skippable { skip(bytes) } else { walk(bytes) };
+        let (possible_size, behind) = walked.ok_or_else(|| corrupt_text("cut off inside a frame"))?;
+        let bytes = &bytes[..bytes.len() - behind.len()];
+        if !skippable && is_too_wide(bytes) {
+            return Err(corrupt_text("its window is larger than 128 MiB"));
         }
-        if hint == 0 {
-            return Ok(());
-        }
-        if (source.pos(), output.len()) == before {
-            // Nothing moves any more, for want of room or of input.
-            return Err(if output.len() == end { too_large(limit) } else { corrupt_text("cut off inside a frame") });
-        }
+        Ok(Self { bytes, behind, possible_size })
     }
 }
 
@@ -151,9 +159,9 @@ fn skip(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 /// The most that the frame at the front of `bytes` can decompress to, by the headers of its blocks, and what follows
 /// it.
-fn possible_size(bytes: &[u8]) -> Option<(u64, &[u8])> {
+fn walk(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let descriptor = *bytes.get(4)?;
-    let single_segment = descriptor & 0b10_0000 != 0;
+    let single_segment = descriptor & SINGLE_SEGMENT != 0;
     let content_size_len = match (descriptor >> 6, single_segment) {
         (0, false) => 0,
         (0, true) => 1,
@@ -182,6 +190,12 @@ fn possible_size(bytes: &[u8]) -> Option<(u64, &[u8])> {
     }
 }
 
+/// Whether a reader that must keep the frame's window would refuse it.
+fn is_too_wide(frame: &[u8]) -> bool {
+    let [descriptor, window] = [frame[4], frame[5]];
+    descriptor & SINGLE_SEGMENT == 0 && window > WIDEST_WINDOW
+}
+
 fn corrupt(code: usize) -> CompressError {
     corrupt_text(get_error_name(code))
 }
@@ -196,4 +210,29 @@ fn too_large(limit: usize) -> CompressError {
 
 fn no_context() -> CompressError {
     CompressError::Failed { codec: Compression::Zstd, reason: "no memory for a context".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much memory the decompressing context of this thread takes.
+    fn context_size() -> usize {
+        DECOMPRESSOR.with_borrow(|slot| slot.as_ref().expect("the context is kept").sizeof())
+    }
+
+    #[test]
+    fn no_window_is_allocated_that_a_frame_only_declares() {
+        let mut output = Vec::new();
+        // Without a content size, a raw block of one byte: a window of 1 KiB, then one of 128 MiB.
+        let frame = |window: u8| [&MAGIC.to_le_bytes()[..], &[0, window, 9, 0, 0, b'x']].concat();
+        decompress(&frame(0), 1, &mut output).unwrap();
+        let before = context_size();
+        decompress(&frame(WIDEST_WINDOW), 1, &mut output).unwrap();
+        assert_eq!((output.as_slice(), context_size()), (&b"xx"[..], before));
+        // The same where the frame does not fit.
+        let too_small = decompress(&frame(WIDEST_WINDOW), 0, &mut output);
+        assert!(matches!(too_small, Err(CompressError::TooLarge { limit: 0, .. })), "{too_small:?}");
+        assert_eq!(context_size(), before);
+    }
 }
