@@ -80,7 +80,7 @@ impl GroupOffset {
 }
 
 impl Admin {
-    /// Offsets of partitions; one result for each.
+    /// Offsets of partitions; one result for each, in the order asked. A partition may be asked about several times.
     ///
     /// # Errors
     /// When the cluster could not be asked.
@@ -275,13 +275,14 @@ fn by_topic<'a, Q: 'a, P>(
 
 fn per_partition<'a>(
     asked: impl Iterator<Item = &'a TopicPartition>,
-    mut codes: BTreeMap<TopicPartition, ErrorCode>,
+    codes: BTreeMap<TopicPartition, ErrorCode>,
     doing: &str,
 ) -> Vec<(TopicPartition, Result<(), RequestError>)> {
     let answer = |partition: &TopicPartition| {
         let subject = || format!("{doing} {partition}");
-        let result = match codes.remove(partition) {
-            Some(code) => check(subject, code, None),
+        // Not taken out: whoever names a partition twice is answered twice.
+        let result = match codes.get(partition) {
+            Some(code) => check(subject, *code, None),
             None => Err(unanswered(subject())),
         };
         (partition.clone(), result)

@@ -15,8 +15,8 @@ use crate::topics::unanswered;
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Admin {
-    /// One result per partition, in the order asked for. `build` makes the request for the partitions of one leader,
-    /// `read` takes its answer apart.
+    /// One result per question, in the order asked, also when several are about one partition. `build` makes the request
+    /// for the partitions of one leader, `read` takes its answer apart.
     pub(crate) async fn ask_leaders<Q, R, T>(
         &self,
         doing: &str,
@@ -29,17 +29,20 @@ impl Admin {
     {
         let clock = self.client.time().clone();
         let deadline = clock.now() + self.raw.timeout();
-        let mut results = BTreeMap::new();
+        let mut results: Vec<Option<Result<T, RequestError>>> = asked.iter().map(|_| None).collect();
+        let mut is_first = true;
         loop {
-            let open = asked.iter().filter(|(partition, _)| is_open(results.get(partition))).collect::<Vec<_>>();
-            if open.is_empty() || (!results.is_empty() && clock.now() + PAUSE >= deadline) {
+            let open: Vec<usize> = (0..asked.len()).filter(|place| is_open(results[*place].as_ref())).collect();
+            if open.is_empty() || (!is_first && clock.now() + PAUSE >= deadline) {
                 break;
             }
-            if !results.is_empty() {
+            if !is_first {
                 tokio::time::sleep(PAUSE).await;
                 self.client.refresh_metadata().await?;
             }
-            for (leader, partitions) in self.by_leader(open, &mut results).await {
+            is_first = false;
+            for ((leader, _), places) in self.by_leader(asked, open, &mut results).await {
+                let partitions: Vec<_> = places.iter().map(|place| &asked[*place]).collect();
                 let response = self.raw.send(Target::Node(leader), build(&partitions)).await;
                 let mut answers = BTreeMap::new();
                 let failed = match response {
@@ -50,7 +53,8 @@ impl Admin {
                     }
                     Err(error) => Some(error),
                 };
-                for (partition, _) in partitions {
+                for place in places {
+                    let (partition, _) = &asked[place];
                     let subject =
                         || format!("{doing} partition {} of topic `{}`", partition.partition, partition.topic);
                     let result = match (answers.remove(partition), &failed) {
@@ -60,27 +64,32 @@ impl Admin {
                         (None, Some(error)) => Err(error.clone()),
                         (None, None) => Err(unanswered(subject())),
                     };
-                    results.insert(partition.clone(), result);
+                    results[place] = Some(result);
                 }
             }
         }
-        let answer = |(partition, _): &(TopicPartition, Q)| {
+        let answer = |((partition, _), result): (&(TopicPartition, Q), Option<_>)| {
             let late = || Err(unanswered(format!("{doing} partition {partition}")));
-            (partition.clone(), results.remove(partition).unwrap_or_else(late))
+            (partition.clone(), result.unwrap_or_else(late))
         };
-        Ok(asked.iter().map(answer).collect())
+        Ok(asked.iter().zip(results).map(answer).collect())
     }
 
-    /// Partitions by leader; those without one get their result at once.
-    async fn by_leader<'a, Q, T>(
+    /// Requests by leader, each a list of places in `asked`; partitions without a leader get their result at once.
+    ///
+    /// A partition asked about again goes into a further request: Kafka refuses one that names a partition twice, and
+    /// its answers could not be told apart.
+    async fn by_leader<Q, T>(
         &self,
-        open: Vec<&'a (TopicPartition, Q)>,
-        results: &mut BTreeMap<TopicPartition, Result<T, RequestError>>,
-    ) -> BTreeMap<i32, Vec<&'a (TopicPartition, Q)>> {
+        asked: &[(TopicPartition, Q)],
+        open: Vec<usize>,
+        results: &mut [Option<Result<T, RequestError>>],
+    ) -> BTreeMap<(i32, usize), Vec<usize>> {
         let mut topics: BTreeMap<&str, Result<Vec<Partition>, RequestError>> = BTreeMap::new();
-        let mut by_leader: BTreeMap<i32, Vec<_>> = BTreeMap::new();
-        for asked in open {
-            let (partition, _) = asked;
+        let mut seen: BTreeMap<&TopicPartition, usize> = BTreeMap::new();
+        let mut requests: BTreeMap<(i32, usize), Vec<usize>> = BTreeMap::new();
+        for place in open {
+            let (partition, _) = &asked[place];
             if !topics.contains_key(&*partition.topic) {
                 topics.insert(&partition.topic, self.client.partitions(&partition.topic).await);
             }
@@ -95,11 +104,15 @@ impl Admin {
                 found.leader.ok_or_else(|| RequestError::NoLeader { topic: topic(), partition: partition.partition })
             });
             match found {
-                Ok(leader) => by_leader.entry(leader).or_default().push(asked),
-                Err(error) => drop(results.insert(partition.clone(), Err(error))),
+                Ok(leader) => {
+                    let again = seen.entry(partition).or_default();
+                    requests.entry((leader, *again)).or_default().push(place);
+                    *again += 1;
+                }
+                Err(error) => results[place] = Some(Err(error)),
             }
         }
-        by_leader
+        requests
     }
 }
 

@@ -7,6 +7,7 @@ use milena_admin::{
     TopicPartition,
 };
 use milena_client::Client;
+use milena_client::producer::{Producer, Record};
 
 use crate::cluster::unique;
 
@@ -147,6 +148,35 @@ pub(crate) async fn offsets(client: &Client) {
     let deleted = admin.delete_records(&before).await.expect("an answer");
     assert_eq!(*deleted[0].1.as_ref().expect("nothing to delete"), 0);
     assert_eq!(deleted[1].1.as_ref().expect_err("beyond the end").error_code(), Some(1));
+    admin.delete_topic(&topic).await.expect("deleted");
+}
+
+pub(crate) async fn several_offsets_of_one_partition(client: &Client) {
+    let admin = Admin::new(client);
+    let topic = unique("offsets-again");
+    admin.create_topic(NewTopic::new(&topic).partitions(2)).await.expect("created");
+    describe(&admin, &topic, 2).await;
+    let producer = Producer::builder(client).build().expect("nothing is set");
+    for timestamp in [1_000, 2_000, 3_000] {
+        let record = Record { partition: Some(0), timestamp: Some(timestamp), ..Record::to(&topic).value(b"x") };
+        producer.send(record).await.expect("taken").await.expect("acknowledged");
+    }
+    let (full, empty) = (TopicPartition::new(&*topic, 0), TopicPartition::new(&*topic, 1));
+    let asked = [
+        (full.clone(), OffsetSpec::Earliest),
+        (empty.clone(), OffsetSpec::Latest),
+        (full.clone(), OffsetSpec::Latest),
+        (full.clone(), OffsetSpec::AtTimestamp(1_500)),
+        (full.clone(), OffsetSpec::Latest),
+    ];
+    let listed = admin.list_offsets(&asked).await.expect("an answer");
+    assert_eq!(listed.iter().map(|(of, _)| of).collect::<Vec<_>>(), asked.iter().map(|(of, _)| of).collect::<Vec<_>>());
+    let offsets = listed.into_iter().map(|(of, listed)| listed.unwrap_or_else(|error| panic!("{of}: {error}")).offset);
+    assert_eq!(offsets.collect::<Vec<_>>(), [Some(0), Some(0), Some(3), Some(1), Some(3)]);
+
+    let deleted = admin.delete_records(&[(full.clone(), 1), (full.clone(), 2)]).await.expect("an answer");
+    let left = deleted.into_iter().map(|(of, left)| left.unwrap_or_else(|error| panic!("{of}: {error}")));
+    assert_eq!(left.collect::<Vec<_>>(), [1, 2]);
     admin.delete_topic(&topic).await.expect("deleted");
 }
 

@@ -39,4 +39,4 @@ macro_rules! suite {
     };
 }
 
-suite!(topics, configs, broker_configs, offsets, groups);
+suite!(topics, configs, broker_configs, offsets, several_offsets_of_one_partition, groups);
