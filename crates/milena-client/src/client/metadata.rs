@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,9 @@ const IMPATIENT: Duration = Duration::from_secs(5);
 pub(crate) struct MetadataKeeper {
     machine: Mutex<Metadata>,
     snapshot: ArcSwap<ClusterSnapshot>,
-    // The number of answers and failures so far: waiters look again at each.
+    // How many refreshes were begun. Changed with the machine's lock held.
+    begun: AtomicU64,
+    // How many of them have ended, well or not: waiters look again at each.
     refreshes: watch::Sender<u64>,
     generation: watch::Sender<u64>,
     last_error: Mutex<Option<RequestError>>,
@@ -57,6 +59,7 @@ impl MetadataKeeper {
         Self {
             machine: Mutex::new(Metadata::new(clock.now(), config.machine)),
             snapshot: ArcSwap::default(),
+            begun: AtomicU64::new(0),
             refreshes: watch::channel(0).0,
             generation: watch::channel(0).0,
             last_error: Mutex::new(None),
@@ -124,15 +127,18 @@ impl MetadataKeeper {
         self.open()?;
         let deadline = self.clock.now() + limit;
         // One that is under way may have been answered before what the caller knows of.
-        let mut owed = if self.machine().next_timeout(self.clock.now()).is_none() { 2 } else { 1 };
-        self.machine().request_refresh_now();
+        let next = {
+            let mut machine = self.machine();
+            machine.request_refresh_now();
+            self.begun.load(Ordering::Relaxed) + 1
+        };
         self.wake.notify_one();
-        loop {
-            let last = self.await_refresh(&mut refreshes, deadline, limit).await;
-            owed -= 1;
-            if owed == 0 || last.is_err() {
-                return last;
-            }
+        // Several may end before this task looks: what counts is how far they have come.
+        let ended = refreshes.wait_for(|ended| *ended >= next || self.is_stopped());
+        match tokio::time::timeout_at(deadline.into(), ended).await.map(|ended| ended.map(drop)) {
+            Ok(Ok(())) => self.last_error().map_or(Ok(()), Err),
+            Ok(Err(_)) => Err(RequestError::Closed),
+            Err(_) => Err(self.late(limit)),
         }
     }
 
@@ -277,7 +283,10 @@ impl MetadataKeeper {
             self.publish(&machine);
         }
         match machine.poll_query(now) {
-            Some(query) => Ok(query),
+            Some(query) => {
+                self.begun.fetch_add(1, Ordering::Relaxed);
+                Ok(query)
+            }
             None => Err(machine.next_timeout(now).expect("nothing is in flight: this task is the only one that asks")),
         }
     }

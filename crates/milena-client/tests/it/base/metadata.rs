@@ -1,11 +1,12 @@
 //! Metadata: topics that exist, do not, or cannot; refreshes that do not storm; clusters that move.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use milena_broker::{Broker, Fault, Rule};
 use milena_client::{Client, ErrorClass, RequestError};
 use milena_protocol::{ApiKey, ErrorCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::links::{Links, Route, builder, client};
 
@@ -72,6 +73,23 @@ async fn many_callers_of_one_new_topic_cause_one_request() {
         assert_eq!(call.await.expect("no panic"), 3);
     }
     assert_eq!(metadata_requests(&broker) - before, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_seen_to_have_ended_though_its_caller_looks_late() {
+    let broker = Broker::builder().topic("orders", 3).build();
+    let client = client(&broker).await;
+    broker.faults().add(Rule::new(Fault::Delay(Duration::from_secs(1))).api(ApiKey::Metadata));
+    let mut first = pin!(client.refresh_metadata());
+    timeout(Duration::from_millis(500), &mut first).await.expect_err("it is under way");
+    // Owed is the one after that; both end, and a third, before this is looked at again.
+    let mut late = pin!(client.refresh_metadata());
+    timeout(Duration::ZERO, &mut late).await.expect_err("it begins when the first has ended");
+    first.await.expect("the broker answers");
+    client.refresh_metadata().await.expect("the broker answers");
+    let start = Instant::now();
+    late.await.expect("it has succeeded");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
