@@ -1,7 +1,7 @@
 //! What a broker's answer to a wave means for each of its batches. Runs in the connection's own task.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use milena_core::producer::partition_queue::{Answer, Leader, RecordRefusal};
@@ -63,6 +63,10 @@ impl Shared {
         nodes.dedup();
         for node in nodes {
             self.pump(node);
+        }
+        // What was given up and still in flight may have been the last that the driver waited for.
+        if self.ending.load(SeqCst) {
+            self.wake.notify_one();
         }
     }
 

@@ -211,13 +211,13 @@ async fn initialize(shared: &Arc<Shared>) {
         match ask(shared).await {
             Ok(identity) => return shared.initialized(identity),
             Err(error) => {
-                tracing::debug!(%error, "no producer id");
-                let code = error.error_code().map(ErrorCode);
-                let refused = code.filter(|code| !code.is_retriable() && *code != ErrorCode::UNKNOWN_SERVER_ERROR);
-                if let Some(code) = refused {
-                    shared.init_failed();
-                    return shared.abort(&ProduceFailure::Broker { code, message: None });
+                if is_for_good(&error) {
+                    tracing::warn!(%error, "no producer id: records fail");
+                    let code = error.error_code().map(ErrorCode);
+                    let failure = ProduceFailure::NoProducerId { code, reason: error.to_string().into() };
+                    return shared.init_refused(&failure);
                 }
+                tracing::debug!(%error, "no producer id yet");
                 if shared.client.metadata.is_stopped() || (shared.ending.load(SeqCst) && !shared.has_work()) {
                     return shared.init_failed();
                 }
@@ -225,6 +225,18 @@ async fn initialize(shared: &Arc<Shared>) {
                 tokio::time::sleep(wait).await;
             }
         }
+    }
+}
+
+/// Whether asking again is in vain until somebody has changed something in the cluster.
+fn is_for_good(error: &RequestError) -> bool {
+    match error {
+        RequestError::UnsupportedVersion { .. } => true,
+        RequestError::Broker { code, .. } => {
+            let code = ErrorCode(*code);
+            !code.is_retriable() && code != ErrorCode::UNKNOWN_SERVER_ERROR
+        }
+        _ => false,
     }
 }
 
@@ -242,6 +254,6 @@ async fn ask(shared: &Shared) -> Result<ProducerIdentity, RequestError> {
     let response = connection.request(&request, version, client.config.request_timeout).await?;
     match response.error_code {
         ErrorCode::NONE => Ok(ProducerIdentity { id: response.producer_id.0, epoch: response.producer_epoch }),
-        code => Err(RequestError::broker("producer id", code, None)),
+        code => Err(RequestError::broker(format!("producer id from {}", connection.address()), code, None)),
     }
 }

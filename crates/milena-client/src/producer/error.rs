@@ -1,6 +1,7 @@
 //! Why a record was not appended, and why one that was appended is not acknowledged: two errors, since only the second
 //! leaves open whether the record was written.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,6 +145,47 @@ pub enum ProduceError {
         /// What is certain.
         outcome: Outcome,
     },
+    /// A batch sent before the record's was given up while it may have been written. Whether the record was can't be
+    /// found out any more: asking could write it twice.
+    #[error("{topic}-{partition}: possibly written, as is a batch sent before it that ran out of time or was refused{}", last.map(|name| format!(", last error {name}")).unwrap_or_default())]
+    Unsettled {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Kafka's name of the last error, if the broker answered at all.
+        last: Option<&'static str>,
+    },
+    /// There is no producer id, and there won't be one until something is changed in the cluster.
+    #[error("{topic}-{partition}: idempotence needs a producer id, and there is none: {reason}")]
+    NoProducerId {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Kafka's error code, if the broker answered with one.
+        code: Option<i16>,
+        /// Which broker, and why not.
+        reason: String,
+        /// What is certain.
+        outcome: Outcome,
+    },
+    /// The partition's leader serves Produce in no version that this client speaks.
+    #[error("{topic}-{partition}: {broker} serves {}, and this client speaks {}: upgrade the older of them", versions(theirs.as_ref()), versions(Some(ours)))]
+    UnsupportedVersion {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Which broker, by node id and address.
+        broker: String,
+        /// The versions that it serves; `None` where it serves no Produce at all.
+        theirs: Option<RangeInclusive<i16>>,
+        /// The versions in which this client can send the record.
+        ours: RangeInclusive<i16>,
+        /// What is certain.
+        outcome: Outcome,
+    },
     /// The producer was closed before the record was acknowledged.
     #[error("{topic}-{partition}: the producer was closed before the record was acknowledged")]
     Closed {
@@ -182,6 +224,21 @@ impl ProduceError {
                 let last = last.map(|code| code.name().unwrap_or("unknown"));
                 Self::DeliveryTimeout { topic, partition, limit, last, outcome }
             }
+            ProduceFailure::Unsettled { last } => {
+                Self::Unsettled { topic, partition, last: last.map(|code| code.name().unwrap_or("unknown")) }
+            }
+            ProduceFailure::NoProducerId { code, reason } => {
+                let (code, reason) = (code.map(|code| code.0), reason.as_ref().to_owned());
+                Self::NoProducerId { topic, partition, code, reason, outcome }
+            }
+            ProduceFailure::NoCommonVersion { broker, theirs, ours } => Self::UnsupportedVersion {
+                topic,
+                partition,
+                broker: broker.as_ref().to_owned(),
+                theirs: theirs.map(|theirs| theirs.min..=theirs.max),
+                ours: ours.min..=ours.max,
+                outcome,
+            },
             ProduceFailure::Unsendable(reason) => {
                 Self::Unsendable { topic, partition, reason: reason.as_ref().to_owned() }
             }
@@ -194,9 +251,12 @@ impl ProduceError {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::NotSent(_) | Self::Unsendable { .. } => Outcome::Failed,
-            Self::Refused { outcome, .. } | Self::DeliveryTimeout { outcome, .. } | Self::Closed { outcome, .. } => {
-                *outcome
-            }
+            Self::Unsettled { .. } => Outcome::PossiblyWritten,
+            Self::Refused { outcome, .. }
+            | Self::DeliveryTimeout { outcome, .. }
+            | Self::NoProducerId { outcome, .. }
+            | Self::UnsupportedVersion { outcome, .. }
+            | Self::Closed { outcome, .. } => *outcome,
         }
     }
 
@@ -205,18 +265,28 @@ impl ProduceError {
         match self {
             Self::NotSent(error) => error.class(),
             Self::Refused { code, .. } => ErrorClass::of(ErrorCode(*code)),
-            Self::DeliveryTimeout { .. } => ErrorClass::Retriable,
+            Self::DeliveryTimeout { .. } | Self::Unsettled { .. } => ErrorClass::Retriable,
+            Self::NoProducerId { code: Some(code), .. } => ErrorClass::of(ErrorCode(*code)),
+            Self::NoProducerId { code: None, .. } | Self::UnsupportedVersion { .. } => ErrorClass::InvalidConfiguration,
             Self::Closed { .. } | Self::Unsendable { .. } => ErrorClass::Fatal,
         }
     }
 
-    /// Kafka's error code, if a broker refused the record.
+    /// Kafka's error code, if a broker refused the record, or a producer id.
     pub fn error_code(&self) -> Option<i16> {
         match self {
             Self::Refused { code, .. } => Some(*code),
+            Self::NoProducerId { code, .. } => *code,
             _ => None,
         }
     }
+}
+
+fn versions(range: Option<&RangeInclusive<i16>>) -> String {
+    range.map_or_else(
+        || "no Produce".to_owned(),
+        |range| format!("Produce in versions {} to {}", range.start(), range.end()),
+    )
 }
 
 impl From<SendError> for ProduceError {

@@ -3,6 +3,7 @@
 //! Batches enter the queue in the order in which they were closed, whichever is compressed first.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use milena_core::producer::completion::{BatchOutcome, BatchShare};
 use milena_core::producer::compression_choice::CompressionChoice;
@@ -12,24 +13,37 @@ use milena_protocol::compress::Compression;
 
 use super::partition::{Closing, Partition, State};
 use super::shared::Shared;
+use super::timers::Due;
 
 /// A batch above this is not compressed where other tasks wait.
 const IN_PLACE: usize = 64 * 1024;
 /// How many of a partition's batches are compressed elsewhere at a time.
 const AWAY: usize = 2;
 
-/// A batch that could not be sealed, and whom to tell.
-pub(super) type Unsealed = (BatchShare, BatchOutcome);
+/// What is left to do once the partition's lock is free.
+#[derive(Default)]
+pub(super) struct Later {
+    /// Batches that could not be sealed, and whom to tell.
+    unsealed: Vec<(BatchShare, BatchOutcome)>,
+    errands: Vec<Errand>,
+}
 
-/// Moves the oldest closed batch into the queue, if it is sealed or quickly can be. Sends larger ones away to be
-/// compressed.
-pub(super) fn advance(
-    shared: &Arc<Shared>,
-    partition: &Arc<Partition>,
-    state: &mut State,
-    unsealed: &mut Vec<Unsealed>,
-) {
-    send_away(shared, partition, state);
+impl Later {
+    /// No lock may be held.
+    pub(super) fn run(self, shared: &Shared) {
+        for errand in self.errands {
+            errand.start(seal);
+        }
+        for (share, outcome) in self.unsealed {
+            shared.answer(share, outcome);
+        }
+    }
+}
+
+/// Moves the oldest closed batch into the queue, if it is sealed or quickly can be. Larger ones are to be compressed
+/// elsewhere.
+pub(super) fn advance(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &mut State, later: &mut Later) {
+    send_away(shared, partition, state, later);
     loop {
         match state.closing.pop_front() {
             None => return,
@@ -50,7 +64,7 @@ pub(super) fn advance(
                         state.queue.push(created, batch, share);
                         return;
                     }
-                    Err(outcome) => unsealed.push((share, outcome)),
+                    Err(outcome) => later.unsealed.push((share, outcome)),
                 }
             }
         }
@@ -74,9 +88,9 @@ fn seal(shared: &Shared, open: OpenBatch, choice: CompressionChoice) -> Result<P
     }
 }
 
-/// Starts compressing large batches elsewhere. In virtual time nothing is elsewhere: everything runs in place, so that
+/// Has large batches compressed elsewhere. In virtual time nothing is elsewhere: everything runs in place, so that
 /// a simulation repeats itself.
-fn send_away(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &mut State) {
+fn send_away(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &mut State, later: &mut Later) {
     if !shared.compresses() || shared.client.clock.is_virtual() {
         return;
     }
@@ -93,56 +107,117 @@ fn send_away(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &mut State
             state.closing[place] = Closing::Whole(open, Some(choice));
             continue;
         }
-        let number = shared.next_number();
-        state.closing[place] = Closing::Away { number, completion: Arc::clone(open.completion()) };
-        let task = {
-            let (shared, partition) = (Arc::clone(shared), Arc::clone(partition));
-            let away = {
-                let shared = Arc::clone(&shared);
-                move || {
-                    let (created, share) = (open.created(), open.share());
-                    match seal(&shared, open, choice) {
-                        Ok(batch) => Ok(Closing::Sealed { created, batch, share }),
-                        Err(outcome) => Err((share, outcome)),
-                    }
-                }
-            };
-            async move {
-                if let Ok(result) = tokio::task::spawn_blocking(away).await {
-                    come_back(&shared, &partition, number, result);
-                }
-            }
-        };
-        // A closed client: its driver answers for what is left.
-        let _ = shared.client.tasks.spawn("compress", task);
+        let errand = Errand::new(shared, partition, open, choice);
+        state.closing[place] = errand.placeholder();
+        later.errands.push(errand);
     }
 }
 
-fn come_back(shared: &Arc<Shared>, partition: &Arc<Partition>, number: u64, result: Result<Closing, Unsealed>) {
-    let mut state = partition.lock();
-    let is_it = |closing: &&mut Closing| matches!(closing, Closing::Away { number: away, .. } if *away == number);
-    let place = state.closing.iter_mut().find(is_it);
-    let (returned, unsealed) = match result {
-        Ok(sealed) => (sealed, None),
-        Err(unsealed) => (Closing::Void, Some(unsealed)),
-    };
-    let orphan = match place {
-        Some(place) => {
-            *place = returned;
-            None
+/// A batch that is compressed elsewhere. However that ends, with a result, by a panic, or with the runtime, its records
+/// are answered for, its memory is given back, and the partition goes on.
+struct Errand {
+    shared: Arc<Shared>,
+    partition: Arc<Partition>,
+    number: u64,
+    created: Instant,
+    /// Taken when it starts.
+    work: Option<(OpenBatch, CompressionChoice)>,
+    /// Taken when it is back.
+    share: Option<BatchShare>,
+}
+
+impl Errand {
+    fn new(shared: &Arc<Shared>, partition: &Arc<Partition>, open: OpenBatch, choice: CompressionChoice) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            partition: Arc::clone(partition),
+            number: shared.next_number(),
+            created: open.created(),
+            share: Some(open.share()),
+            work: Some((open, choice)),
         }
-        // Given up meanwhile by a close that did not wait.
-        None => Some(returned),
-    };
-    let node = shared.list(partition, &mut state);
-    drop(state);
-    if let Some((share, outcome)) = unsealed {
-        shared.answer(share, outcome);
     }
-    if let Some(Closing::Sealed { share, .. }) = orphan {
-        shared.answer(share, BatchOutcome::Failed(ProduceFailure::Closed));
+
+    /// What stands for the batch among the closed ones.
+    fn placeholder(&self) -> Closing {
+        let share = self.share.as_ref().expect("it has not started");
+        Closing::Away { number: self.number, completion: Arc::clone(share.completion()) }
     }
-    if let Some(node) = node {
-        shared.pump(node);
+
+    /// No lock may be held: where nothing may start any more, this ends at once.
+    fn start<F>(mut self, seal: F)
+    where
+        F: FnOnce(&Shared, OpenBatch, CompressionChoice) -> Result<ProducerBatch, BatchOutcome> + Send + 'static,
+    {
+        let tasks = self.shared.client.tasks.clone();
+        let work = move || {
+            let (open, choice) = self.work.take().expect("it starts once");
+            let result = seal(&self.shared, open, choice);
+            (self, result)
+        };
+        // Whatever drops the errand instead of returning it has it answer for the batch.
+        let task = async move {
+            if let Ok((errand, result)) = tokio::task::spawn_blocking(work).await {
+                errand.come_back(result);
+            }
+        };
+        let _ = tasks.spawn("compress", task);
+    }
+
+    fn come_back(mut self, result: Result<ProducerBatch, BatchOutcome>) {
+        let share = self.share.take().expect("it comes back once");
+        let (shared, partition) = (&self.shared, &self.partition);
+        let mut state = partition.lock();
+        let place = self.place(&mut state);
+        // What is dropped or told, is so with the lock released.
+        let (orphan, unsealed) = match (place, result) {
+            (Some(place), Ok(batch)) => {
+                *place = Closing::Sealed { created: self.created, batch, share };
+                (None, None)
+            }
+            (place, Err(outcome)) => {
+                place.into_iter().for_each(|place| *place = Closing::Void);
+                (None, Some((share, outcome)))
+            }
+            // Given up meanwhile by a close that did not wait.
+            (None, Ok(batch)) => (Some(batch), Some((share, BatchOutcome::Failed(ProduceFailure::Closed)))),
+        };
+        let node = shared.list(partition, &mut state);
+        drop(state);
+        drop(orphan);
+        if let Some((share, outcome)) = unsealed {
+            shared.answer(share, outcome);
+        }
+        if let Some(node) = node {
+            shared.pump(node);
+        }
+    }
+
+    fn place<'a>(&self, state: &'a mut State) -> Option<&'a mut Closing> {
+        let is_it = |closing: &&mut Closing| matches!(closing, Closing::Away { number, .. } if *number == self.number);
+        state.closing.iter_mut().find(is_it)
     }
 }
+
+impl Drop for Errand {
+    fn drop(&mut self) {
+        let Some(share) = self.share.take() else { return };
+        drop(self.work.take());
+        let shared = Arc::clone(&self.shared);
+        let mut state = self.partition.lock();
+        let failure = match self.place(&mut state) {
+            Some(place) => {
+                *place = Closing::Void;
+                ProduceFailure::Unsendable("its compression was cut short".into())
+            }
+            None => ProduceFailure::Closed,
+        };
+        drop(state);
+        shared.answer(share, BatchOutcome::Failed(failure));
+        // This may be any thread, and one that panics: the driver sends what waits behind the batch.
+        shared.arm(shared.client.clock.now(), &self.partition, Due::Retry);
+    }
+}
+
+#[cfg(test)]
+mod tests;

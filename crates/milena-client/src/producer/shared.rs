@@ -14,6 +14,7 @@ use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
 use milena_core::producer::buffers::BufferPool;
 use milena_core::producer::completion::{BatchOutcome, BatchShare};
 use milena_core::producer::compression_choice::CompressionPolicy;
+use milena_core::producer::failure::ProduceFailure;
 use milena_core::producer::identity::{Identity, ProducerIdentity};
 use milena_core::producer::open_batch::ProducerBatch;
 use milena_core::producer::partition_queue::{Done, Leader, QueueConfig};
@@ -341,6 +342,17 @@ impl Shared {
 
     pub(super) fn init_failed(&self) {
         lock(&self.identity).identity.init_failed();
+    }
+
+    /// There is no identity, and asking again would not help: fails all that wait for one. The next record asks anew.
+    pub(super) fn init_refused(self: &Arc<Self>, failure: &ProduceFailure) {
+        {
+            let mut whoami = lock(&self.identity);
+            whoami.identity.init_failed();
+            whoami.needed = false;
+        }
+        self.abort(failure);
+        self.release_waiting();
     }
 
     pub(super) fn initialized(self: &Arc<Self>, identity: ProducerIdentity) {

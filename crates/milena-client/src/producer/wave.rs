@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
 
+use milena_core::producer::failure::ProduceFailure;
 use milena_core::producer::identity::ProducerIdentity;
 use milena_core::producer::partition_queue::{Answer, Blocked, Ticket};
 use milena_net::{Broker, Connection, Purpose, RequestFrame};
 use milena_protocol::produce::{ProduceEntry, ProduceSettings, encode_produce};
 use milena_protocol::record::SealedBatch;
-use milena_protocol::{ApiKey, Uuid};
+use milena_protocol::{ApiKey, Uuid, VersionRange};
 
 use super::config::Acks;
 use super::node::Node;
 use super::partition::Partition;
-use super::seal::{self, Unsealed};
+use super::seal::{self, Later};
 use super::shared::{Shared, lock};
 use super::timers::Due;
 
@@ -43,7 +44,7 @@ struct Wave<'a> {
     left: Vec<Arc<Partition>>,
     /// Other brokers that have something now.
     elsewhere: Vec<i32>,
-    unsealed: Vec<Unsealed>,
+    later: Later,
 }
 
 impl Shared {
@@ -78,17 +79,15 @@ impl Shared {
             token: None,
             left: Vec::new(),
             elsewhere: Vec::new(),
-            unsealed: Vec::new(),
+            later: Later::default(),
         };
         for partition in ready {
             self.visit(&mut wave, partition);
         }
-        let Wave { sent, batches, left, unsealed, elsewhere: found, .. } = wave;
+        let Wave { sent, batches, left, later, elsewhere: found, .. } = wave;
         elsewhere.extend(found);
         node.lock().ready.extend(left);
-        for (share, outcome) in unsealed {
-            self.answer(share, outcome);
-        }
+        later.run(self);
         if sent.is_empty() {
             return false;
         }
@@ -120,7 +119,7 @@ impl Shared {
                     state.close();
                 }
             }
-            seal::advance(self, &partition, state, &mut wave.unsealed);
+            seal::advance(self, &partition, state, &mut wave.later);
         }
         let largest = self.config.max_request_size;
         match state.queue.sendable(wave.now, &self.queue, leader, wave.identity) {
@@ -224,9 +223,15 @@ impl Shared {
         let with_ids = sent.iter().all(|sent| !sent.topic_id.is_zero());
         let cap = if with_ids { FIRST_WITH_TOPIC_IDS } else { FIRST_WITH_TOPIC_IDS - 1 };
         let Some(version) = connection.versions().highest_up_to(ApiKey::Produce, cap) else {
-            tracing::warn!(node = node.id, "the broker serves no version of Produce that this client speaks");
+            let ours = VersionRange::new(ApiKey::Produce.versions().min, cap);
+            let failure = ProduceFailure::NoCommonVersion {
+                broker: format!("broker {} at {}", node.id, connection.address()).into(),
+                theirs: connection.versions().offered(ApiKey::Produce),
+                ours,
+            };
+            tracing::warn!(%failure, "records fail");
             for sent in &sent {
-                self.settle(sent, Answer::NotSent, None);
+                self.settle(sent, Answer::Unsendable(failure.clone()), None);
             }
             return;
         };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use milena_broker::{Broker, Fault, Rule};
-use milena_client::Client;
-use milena_client::producer::{Delivery, Outcome, ProduceError, Producer, Record, SendError};
+use milena_client::producer::{Acks, Delivery, Outcome, ProduceError, Producer, Record, SendError};
+use milena_client::{Client, ErrorClass};
 use milena_protocol::{ApiKey, ErrorCode};
 
 use crate::producer_log::{client, numbers};
@@ -269,11 +269,153 @@ async fn producer_id_is_asked_for_until_there_is_one() {
     let client = client(&broker).await;
     let producer = small_batches(&client);
     assert_eq!(send(&producer, 0, 0).await.await.unwrap().offset(), Some(0));
-    // A refusal for good is told, not waited out.
-    broker.faults().add(init(Fault::Error(ErrorCode::CLUSTER_AUTHORIZATION_FAILED)).always());
-    let second = small_batches(&client);
-    let error = send(&second, 0, 1).await.await.unwrap_err();
-    assert_eq!((error.error_code(), error.outcome()), (Some(31), Outcome::Failed), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn producer_id_that_is_refused_for_good_fails_records_at_once_and_by_name() {
+    let broker = Broker::builder().topic("t", 2).seed(3).build();
+    let rule = Rule::new(Fault::Error(ErrorCode::CLUSTER_AUTHORIZATION_FAILED)).api(ApiKey::InitProducerId);
+    let rule = broker.faults().add(rule.always());
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    for partition in [0, 0, 1, 0] {
+        let start = tokio::time::Instant::now();
+        let error = soon(send(&producer, partition, 1).await).await.unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(matches!(&error, ProduceError::NoProducerId { code: Some(31), .. }), "{error:?}");
+        assert_eq!((error.error_code(), error.outcome()), (Some(31), Outcome::Failed), "{error}");
+        assert_eq!(error.class(), ErrorClass::InvalidConfiguration);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "t-{partition}: idempotence needs a producer id, and there is none: producer id from \
+                 embedded-0:9092: the broker answered CLUSTER_AUTHORIZATION_FAILED (31)"
+            )
+        );
+    }
+    // Whoever has got the right meanwhile needs no new producer.
+    broker.faults().remove(rule);
+    soon(send(&producer, 0, 2).await).await.unwrap();
+    assert_eq!(numbers(&client, "t", 0).await, [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn broker_without_producer_ids_fails_records_at_once_and_by_name() {
+    let broker = Broker::builder().topic("t", 1).versions(ApiKey::InitProducerId, 99, 99).seed(3).build();
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    for _ in 0..3 {
+        let start = tokio::time::Instant::now();
+        let error = soon(send(&producer, 0, 1).await).await.unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(matches!(&error, ProduceError::NoProducerId { code: None, .. }), "{error:?}");
+        assert_eq!((error.class(), error.outcome()), (ErrorClass::InvalidConfiguration, Outcome::Failed));
+        assert!(error.to_string().contains("embedded-0:9092 does not serve InitProducerId"), "{error}");
+    }
+    let plain = Producer::builder(&client).acks(Acks::Leader).build().unwrap();
+    soon(send(&plain, 0, 2).await).await.unwrap();
+    assert_eq!(numbers(&client, "t", 0).await, [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_without_a_common_version_of_produce_fails_records_at_once_and_by_name() {
+    let none = Broker::builder().versions(ApiKey::Produce, 99, 99);
+    // Topics have no ids here, which is the only way in which the broker takes them.
+    let other = Broker::builder().versions(ApiKey::Produce, 13, 13).versions(ApiKey::Metadata, 0, 9);
+    for (builder, served, text) in [
+        (
+            none,
+            None,
+            "broker 0 at embedded-0:9092 serves no Produce, and this client speaks Produce in versions 3 to 13",
+        ),
+        (
+            other,
+            Some(13..=13),
+            "serves Produce in versions 13 to 13, and this client speaks Produce in versions 3 to 12",
+        ),
+    ] {
+        let broker = builder.topic("t", 1).seed(3).build();
+        let client = client(&broker).await;
+        let producer = small_batches(&client);
+        let mut deliveries = Vec::new();
+        for number in 0..50 {
+            deliveries.push(send(&producer, 0, number).await);
+        }
+        let start = tokio::time::Instant::now();
+        for delivery in deliveries {
+            let error = soon(delivery).await.unwrap_err();
+            assert!(
+                matches!(&error, ProduceError::UnsupportedVersion { theirs, .. } if *theirs == served),
+                "{error:?}"
+            );
+            assert_eq!((error.class(), error.outcome()), (ErrorClass::InvalidConfiguration, Outcome::Failed));
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(producer.close(DEADLINE).await.clean);
+        assert_eq!(producer.metrics().buffer_used, 0);
+    }
+}
+
+/// A broker serves what it has received, though we have closed the connection since. A batch behind one given up must
+/// not be sent again then: asked for under the old epoch it is refused as out of order, and while it travels again
+/// under the new one the broker reads it from the old connection.
+#[tokio::test(start_paused = true)]
+async fn batch_behind_one_given_up_is_not_written_again_while_the_old_connection_is_read() {
+    // The old connection is read before the next batch of the new epoch arrives, or after it.
+    for read_after in [Duration::from_millis(10_900), Duration::from_secs(30)] {
+        let broker = Broker::builder().topic("t", 1).seed(3).build();
+        let client = client(&broker).await;
+        let producer = Producer::builder(&client)
+            .delivery_timeout(Duration::from_secs(9))
+            .request_timeout(Duration::from_secs(5))
+            .linger(Duration::ZERO)
+            .build()
+            .unwrap();
+        send(&producer, 0, 0).await.await.unwrap();
+        let faults = broker.faults();
+        // The first attempt, with the batch behind it in the same connection; the second; whatever comes fourth.
+        faults.add(produce(Fault::Delay(read_after)).nth(1));
+        faults.add(produce(Fault::Delay(Duration::from_secs(100))).nth(2));
+        faults.add(produce(Fault::Delay(Duration::from_secs(1))).nth(4));
+        let start = tokio::time::Instant::now();
+        let given_up = send(&producer, 0, 1).await;
+        tokio::time::sleep_until(start + Duration::from_millis(4_900)).await;
+        let behind = send(&producer, 0, 2).await;
+        let error = soon(given_up).await.unwrap_err();
+        assert!(matches!(error, ProduceError::DeliveryTimeout { outcome: Outcome::PossiblyWritten, .. }), "{error}");
+        let next = send(&producer, 0, 3).await;
+        let behind = soon(behind).await;
+        soon(next).await.unwrap();
+        tokio::time::sleep_until(start + Duration::from_secs(200)).await;
+        let stored = numbers(&client, "t", 0).await;
+        assert!(stored.is_sorted_by(|one, next| one < next), "once each, or not at all: {stored:?}");
+        assert_eq!((stored.first(), stored.last()), (Some(&0), Some(&3)), "{read_after:?}");
+        let error = behind.unwrap_err();
+        assert!(matches!(error, ProduceError::Unsettled { .. }), "{error}");
+        assert_eq!(error.outcome(), Outcome::PossiblyWritten);
+        assert_eq!((producer.metrics().epoch_bumps, producer.metrics().buffer_used), (1, 0));
+    }
+}
+
+/// What the driver waits for may be in flight though it was given up and told: then its answer is the last event.
+#[tokio::test(start_paused = true)]
+async fn task_of_a_closed_producer_ends_with_the_last_answer() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = small_batches(&client);
+    send(&producer, 0, 0).await.await.unwrap();
+    broker.faults().add(produce(Fault::Delay(Duration::from_secs(20))));
+    let start = tokio::time::Instant::now();
+    let late = send(&producer, 0, 1).await;
+    assert!(!producer.close(Duration::from_secs(1)).await.clean);
+    assert_eq!(soon(late).await.unwrap_err().outcome(), Outcome::PossiblyWritten);
+    let tasks = client.task_count();
+    while client.task_count() >= tasks {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(start.elapsed() < Duration::from_secs(22), "the answer came, and the task sleeps on");
+    }
+    assert_eq!(producer.metrics().buffer_used, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -380,7 +522,8 @@ async fn storm(seed: u64) {
                 3 => Fault::Error(ErrorCode::NOT_LEADER_OR_FOLLOWER),
                 4 => Fault::ErrorAfterApply(ErrorCode::REQUEST_TIMED_OUT),
                 5 => Fault::Error(ErrorCode::NOT_ENOUGH_REPLICAS),
-                6 => Fault::Delay(Duration::from_millis(rng.u64(1..2_500))),
+                // Beyond 3 s the connection is closed first, and the broker serves what it has received all the same.
+                6 => Fault::Delay(Duration::from_millis(rng.u64(1..7_000))),
                 7 => Fault::Error(ErrorCode::TOPIC_AUTHORIZATION_FAILED),
                 8 => Fault::Throttle(Duration::from_millis(rng.u64(1..300))),
                 _ => Fault::ErrorAfterApply(ErrorCode::NOT_LEADER_OR_FOLLOWER),

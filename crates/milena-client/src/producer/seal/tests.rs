@@ -1,0 +1,110 @@
+use std::io;
+use std::time::Duration;
+
+use milena_broker::Broker;
+use milena_core::producer::completion::Completion;
+use milena_net::{BoxFuture, BrokerAddress, Connector, Transport};
+
+use super::*;
+use crate::Client;
+use crate::producer::delivery::Delivery;
+use crate::producer::{Outcome, Producer, Record};
+
+#[derive(Debug)]
+struct Link(Broker);
+
+impl Connector for Link {
+    fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>> {
+        let stream = self.0.connect(address.host(), address.port());
+        Box::pin(async move { Ok(Transport::memory(stream?, address.to_string())) })
+    }
+
+    fn is_virtual(&self) -> bool {
+        true
+    }
+}
+
+/// A producer with a first record written, its partition, and a batch of one record on its way to be compressed.
+async fn errand() -> (Producer, Errand, Delivery) {
+    let broker = Broker::builder().topic("t", 1).build();
+    let builder = Client::builder().bootstrap(broker.bootstrap()).unwrap().connector(Arc::new(Link(broker)));
+    let client = builder.build().await.unwrap();
+    let producer = Producer::builder(&client).compression(crate::producer::Compression::Lz4).build().unwrap();
+    producer.send(Record::to("t").value("first")).await.unwrap().await.unwrap();
+    let shared = &producer.handle.shared;
+    let partition = Arc::clone(&shared.topic("t").unwrap().partitions().present()[0]);
+    let charge = shared.buffers.budget().try_reserve(4_096).unwrap();
+    let completion = Completion::new("t".into(), 0);
+    let mut open = OpenBatch::new(&shared.buffers, charge, completion, shared.client.clock.now(), 0);
+    let index = open.append(0, None, Some(&[b'x'; 1_000]), &[]).unwrap();
+    let delivery = Delivery::new(Arc::clone(open.completion()), index, 0);
+    let choice = CompressionChoice { codec: Compression::Lz4, level: None };
+    let errand = Errand::new(shared, &partition, open, choice);
+    partition.lock().closing.push_back(errand.placeholder());
+    (producer, errand, delivery)
+}
+
+/// A record behind the batch, whose linger has ended: nobody sends it but when the batch is back.
+async fn behind(producer: &Producer) -> Delivery {
+    let delivery = producer.send(Record::to("t").value("behind")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    delivery
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), what).await.expect("an answer, and soon")
+}
+
+/// The batch's record has failed, the one behind it is written, and no byte is kept.
+async fn is_made_good(producer: Producer, delivery: Delivery, behind: Delivery) {
+    let error = soon(delivery).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Failed, "{error}");
+    assert_eq!(soon(behind).await.unwrap().offset(), Some(1));
+    assert!(producer.close(Duration::from_secs(10)).await.clean);
+    assert_eq!(producer.metrics().buffer_used, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn compressed_batch_goes_ahead_of_what_was_closed_later() {
+    let (producer, errand, delivery) = errand().await;
+    let behind = behind(&producer).await;
+    errand.start(seal);
+    assert_eq!(soon(delivery).await.unwrap().offset(), Some(1));
+    assert_eq!(soon(behind).await.unwrap().offset(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn compression_that_panics_fails_its_batch_alone() {
+    let (producer, errand, delivery) = errand().await;
+    let behind = behind(&producer).await;
+    errand.start(|_, _, _| panic!("on purpose"));
+    is_made_good(producer, delivery, behind).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn compression_that_never_starts_fails_its_batch_alone() {
+    let (producer, errand, delivery) = errand().await;
+    let behind = behind(&producer).await;
+    drop(errand);
+    is_made_good(producer, delivery, behind).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn compression_that_the_closing_client_refuses_is_answered_for() {
+    let (producer, errand, delivery) = errand().await;
+    producer.client().inner().tasks.close();
+    errand.start(seal);
+    let error = soon(delivery).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Failed, "{error}");
+    assert_eq!(producer.metrics().buffer_used, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn compression_that_ends_after_the_close_is_answered_for() {
+    let (producer, errand, delivery) = errand().await;
+    assert!(!producer.close(Duration::ZERO).await.clean);
+    errand.start(seal);
+    let error = soon(delivery).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Failed, "{error}");
+    assert_eq!(producer.metrics().buffer_used, 0);
+}
