@@ -2,9 +2,11 @@
 //! ask for and tells the application what became of it. Requests run in tasks of their own and answer by a bounded
 //! channel, so that nothing here waits for the network, and heartbeats never wait for the application.
 
+mod commits;
 mod positioning;
 #[cfg(test)]
 mod tests;
+mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,17 +17,17 @@ use milena_core::consumer::positions::{Question, Start};
 use milena_core::group::assignor::TopicRacks;
 use milena_core::group::classic::{GroupEvent, GroupRequestKind, MemberState, Membership, MembershipConfig};
 use milena_core::group::commit_lane::{CommitLane, CommitReply, CommitResult, OffsetToCommit};
-use milena_core::metadata::ClusterSnapshot;
 use milena_protocol::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
+use self::topics::{partition_counts, racks};
 use crate::client::coordinators::CoordinatorKind;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::event::{Assignment, ConsumerEvent, RevocationGuard};
 use crate::consumer::fetcher;
-use crate::consumer::offsets::{self, Answers, Committer, Listed, OffsetAndMetadata};
-use crate::consumer::shared::{Shared, Subscription};
+use crate::consumer::offsets::{Answers, Listed, OffsetAndMetadata};
+use crate::consumer::shared::Shared;
 use crate::consumer::wire::{self, GroupReply};
 use crate::error::RequestError;
 
@@ -200,134 +202,6 @@ impl Driver {
         }
     }
 
-    fn follow_subscription(&mut self, now: Instant) {
-        let (subscribed, subscription) = {
-            let state = self.shared.state();
-            (state.subscribed, state.subscription.clone())
-        };
-        if subscribed == self.seen.0 {
-            return;
-        }
-        self.seen.0 = subscribed;
-        let metadata = Arc::clone(&self.shared.client.metadata);
-        let matching = matches!(subscription, Subscription::Matching(_));
-        if matching != self.pinned_all {
-            if matching {
-                metadata.pin_all()
-            } else {
-                metadata.unpin_all()
-            }
-            self.pinned_all = matching;
-        }
-        let wanted: BTreeSet<Arc<str>> = match &subscription {
-            Subscription::Topics(topics) => topics.clone(),
-            Subscription::Assigned => {
-                let state = self.shared.state();
-                state.positions.iter().map(|(partition, _)| Arc::clone(&partition.topic)).collect()
-            }
-            Subscription::None | Subscription::Matching(_) => BTreeSet::new(),
-        };
-        self.pin(wanted.clone());
-        match subscription {
-            Subscription::Topics(topics) => self.subscribe(now, topics),
-            Subscription::Assigned => self.check_assigned(),
-            Subscription::Matching(_) => self.seen.1 = 0,
-            Subscription::None => {}
-        }
-    }
-
-    fn pin(&mut self, wanted: BTreeSet<Arc<str>>) {
-        let metadata = &self.shared.client.metadata;
-        for topic in wanted.difference(&self.pinned) {
-            metadata.pin(topic);
-        }
-        for topic in self.pinned.difference(&wanted) {
-            metadata.unpin(topic);
-        }
-        self.pinned = wanted;
-    }
-
-    fn subscribe(&mut self, now: Instant, topics: BTreeSet<Arc<str>>) {
-        if let Some(membership) = &mut self.membership {
-            membership.subscribe(now, topics);
-        }
-    }
-
-    /// Partitions that were assigned by hand should be there; a typo must not wait for ever.
-    fn check_assigned(&self) {
-        let partitions: Vec<TopicPartition> =
-            self.shared.state().positions.iter().map(|(partition, _)| partition.clone()).collect();
-        for partition in partitions {
-            let client = Arc::clone(&self.shared.client);
-            if client.metadata.snapshot().partition(&partition.topic, partition.partition).is_some() {
-                continue;
-            }
-            let answer_to = self.answer_to.clone();
-            let check = async move {
-                let error = match client.metadata.topic(&partition.topic, client.config.api_timeout).await {
-                    Ok(topic) if topic.partition(partition.partition).is_some() => return,
-                    Ok(topic) => RequestError::UnknownPartition {
-                        topic: partition.topic.to_string(),
-                        partition: partition.partition,
-                        partitions: topic.partitions.len(),
-                    },
-                    Err(error) => error,
-                };
-                drop(answer_to.send(Answer::Unreadable(partition, error)).await);
-            };
-            if self.shared.client.tasks.spawn("look for a partition", check).is_err() {
-                self.shared.end();
-            }
-        }
-    }
-
-    fn follow_metadata(&mut self, now: Instant) {
-        let snapshot = self.shared.client.metadata.snapshot();
-        let assignments = self.shared.state().assignments();
-        if (snapshot.generation(), assignments) == (self.seen.1, self.seen.2) {
-            return;
-        }
-        (self.seen.1, self.seen.2) = (snapshot.generation(), assignments);
-        let matching = {
-            let mut state = self.shared.state();
-            let held: Vec<TopicPartition> = state.positions.iter().map(|(partition, _)| partition.clone()).collect();
-            for partition in held {
-                let leader = snapshot.leader(&partition.topic, partition.partition);
-                state.positions.set_leader(&partition, leader.map(|(node, epoch)| (node, epoch.unwrap_or(-1))));
-            }
-            match &state.subscription {
-                Subscription::Matching(filter) => Some(Arc::clone(filter)),
-                _ => None,
-            }
-        };
-        if let Some(filter) = matching {
-            let there = snapshot.topics().filter(|topic| topic.error.is_ok() && !topic.is_internal);
-            let topics = there.filter(|topic| filter(&topic.name)).map(|topic| Arc::clone(&topic.name)).collect();
-            self.subscribe(now, topics);
-        }
-        self.watch_partitions(now, &snapshot);
-        self.shared.fetchers.notify_waiters();
-    }
-
-    /// As leader: a topic that grew, appeared or went needs another assignment.
-    fn watch_partitions(&mut self, now: Instant, snapshot: &ClusterSnapshot) {
-        let Some(membership) = self.membership.as_mut().filter(|known| known.state() == MemberState::Stable) else {
-            return;
-        };
-        let (Some(topics), Some((_, generation))) = (membership.group_topics(), membership.generation()) else {
-            return;
-        };
-        let counts = partition_counts(&racks(snapshot, topics));
-        match &self.assigned_counts {
-            Some((assigned_in, assigned)) if *assigned_in == generation => {
-                if *assigned != counts {
-                    membership.request_rejoin(now, "the partitions of the group's topics changed");
-                }
-            }
-            _ => self.assigned_counts = Some((generation, counts)),
-        }
-    }
-
     fn follow_application(&mut self, now: Instant) {
         let (polled, over, abandoned) = {
             let mut state = self.shared.state();
@@ -455,69 +329,6 @@ impl Driver {
         }
     }
 
-    fn drive_commits(&mut self, now: Instant) {
-        self.commit_processed(now);
-        self.settle_commits();
-        let (may_send, committer) = match &self.membership {
-            None => (false, None),
-            Some(membership) => {
-                let (member_id, generation) = membership.generation().unwrap_or_else(|| (Arc::from(""), -1));
-                let instance_id = (generation >= 0).then(|| membership.instance_id().cloned()).flatten();
-                (membership.may_commit(), Some(Committer { member_id, generation, instance_id }))
-            }
-        };
-        let request = {
-            let state = self.shared.state();
-            self.lane.poll_request(now, may_send, |partition, epoch| state.positions.holds(partition, epoch))
-        };
-        self.settle_commits();
-        let (Some(request), Some(committer)) = (request, committer) else { return };
-        let shared = Arc::clone(&self.shared);
-        self.spawn("commit", async move {
-            let group = shared.config.group.as_deref().unwrap_or_default();
-            let reply = offsets::commit(&shared.client, group, &committer, &request.offsets).await;
-            Answer::Commit(request.ticket, committer.generation, reply)
-        });
-    }
-
-    /// With `commit_on_drop`: what the application has dropped since, unless a commit is under way.
-    fn commit_processed(&mut self, now: Instant) {
-        if !self.shared.config.commit_on_drop || !self.lane.is_idle() {
-            return;
-        }
-        let offsets: Vec<OffsetToCommit> = self
-            .shared
-            .state()
-            .processed
-            .take()
-            .into_iter()
-            .map(|(partition, epoch, offset, leader_epoch)| OffsetToCommit {
-                partition,
-                offset,
-                leader_epoch,
-                metadata: None,
-                epoch,
-            })
-            .collect();
-        if !offsets.is_empty() {
-            self.lane.submit(now, offsets);
-        }
-    }
-
-    fn settle_commits(&mut self) {
-        while let Some((ticket, result)) = self.lane.poll_done() {
-            match self.commits.remove(&ticket) {
-                // Nobody may be waiting any more.
-                Some(done) => drop(done.send(result)),
-                None => {
-                    for (partition, error) in result.into_iter().filter_map(|(tp, result)| Some((tp, result.err()?))) {
-                        tracing::warn!(%partition, %error, "commit on drop failed: the records may be read again");
-                    }
-                }
-            }
-        }
-    }
-
     fn drive_close(&mut self, now: Instant) {
         let Some((deadline, _)) = self.closing else { return };
         if now < deadline && !self.lane.is_idle() {
@@ -568,29 +379,7 @@ impl Driver {
                     GroupReply::Leave => membership.handle_leave(attempt),
                 }
             }
-            Answer::Commit(ticket, generation, reply) => {
-                let membership = self.membership.as_ref();
-                let superseded = membership.is_some_and(|membership| membership.is_superseded(generation));
-                let error = self.lane.handle_reply(now, ticket, reply, superseded);
-                match error {
-                    Some(
-                        ErrorCode::NOT_COORDINATOR
-                        | ErrorCode::COORDINATOR_NOT_AVAILABLE
-                        | ErrorCode::REQUEST_TIMED_OUT,
-                    ) => {
-                        self.forget_coordinator();
-                        if let Some(membership) = &mut self.membership {
-                            membership.handle_coordinator_lost(now);
-                        }
-                    }
-                    Some(error) => {
-                        if let Some(membership) = &mut self.membership {
-                            membership.handle_commit_error(now, generation, error);
-                        }
-                    }
-                    None => {}
-                }
-            }
+            Answer::Commit(ticket, generation, reply) => self.take_commit(now, ticket, generation, reply),
             Answer::Committed(questions, answers) => self.take_committed(now, questions, answers),
             Answer::Listed(questions, answers) => self.take_listed(now, questions, answers),
             Answer::Partitions(topics, racks) => {
@@ -627,20 +416,4 @@ impl Driver {
             }
         }
     }
-}
-
-fn partition_counts(racks: &TopicRacks) -> BTreeMap<Arc<str>, usize> {
-    racks.iter().map(|(topic, partitions)| (Arc::clone(topic), partitions.len())).collect()
-}
-
-/// Racks of the replicas of each topic that is there.
-fn racks(snapshot: &ClusterSnapshot, topics: &BTreeSet<Arc<str>>) -> TopicRacks {
-    let mut known = TopicRacks::new();
-    for name in topics {
-        let Some(topic) = snapshot.topic(name).filter(|topic| topic.error.is_ok()) else { continue };
-        let rack = |node: &i32| snapshot.broker(*node).and_then(|broker| broker.rack.clone());
-        let partitions = topic.partitions.iter().map(|partition| partition.replicas.iter().filter_map(rack).collect());
-        known.insert(Arc::clone(name), partitions.collect());
-    }
-    known
 }
