@@ -513,3 +513,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+use milena_core::consumer::positions::Start;
+use milena_protocol::compress::Compression;
+use milena_protocol::record::BatchEncoder;
+
+use super::*;
+use crate::consumer::config::ConsumerConfig;
+use crate::consumer::test_rig::{shared, tp};
+
+fn offsets(plan: &Plan) -> Vec<i64> {
+    match plan {
+        Plan::Fetch(asked, _) => asked.targets.values().map(|target| target.offset).collect(),
+        Plan::Wait(_) | Plan::Leave => Vec::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_ends_as_its_answer_is_taken_in_and_no_other_asks_for_the_same() {
+    let (shared, _client) = shared(ConsumerConfig::default()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    shared.state().positions.set_leader(&tp(0), Some((0, 0)));
+    let plan = shared.plan(0, Kind::Session);
+    assert_eq!(offsets(&plan), [0]);
+    let Plan::Fetch(asked, charge) = plan else { panic!("nothing to fetch") };
+    for kind in [Kind::Session, Kind::Quick, Kind::Parked] {
+        assert!(offsets(&shared.plan(0, kind)).is_empty(), "asked for already");
+    }
+    let mut batch = BatchEncoder::new(Vec::new(), 0);
+    batch.append(0, None, Some(b"one"), &[]).expect("fits");
+    let records = batch.seal(Compression::None, None).expect("seals").to_bytes();
+    let fetched = FetchedPartition {
+        topic: FetchedTopic::Name("t".into()),
+        partition: 0,
+        error_code: ErrorCode::NONE,
+        high_watermark: 1,
+        last_stable_offset: 1,
+        log_start_offset: 0,
+        diverging_epoch: None,
+        current_leader: None,
+        aborted_transactions: Vec::new(),
+        preferred_read_replica: None,
+        records,
+    };
+    let reply = FetchReply { partitions: vec![fetched], ..FetchReply::default() };
+    shared.take_in(Kind::Session, asked, reply, charge);
+    assert_eq!(offsets(&shared.plan(0, Kind::Quick)), [1], "on from what is here, and at once");
+}
