@@ -210,7 +210,7 @@ impl Attempt {
 /// Awaits a future, turning a panic in it into an error.
 ///
 /// The future is dropped right after a panic and nothing it owned is looked at again, hence `AssertUnwindSafe`.
-async fn catch_panic<T>(mut future: BoxFuture<T>) -> Result<T, Box<dyn std::any::Any + Send>> {
+pub(crate) async fn catch_panic<T>(mut future: BoxFuture<T>) -> Result<T, Box<dyn std::any::Any + Send>> {
     std::future::poll_fn(|context| match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),

@@ -8,7 +8,7 @@ use thiserror::Error;
 const LONGEST_NAME: usize = 249;
 
 /// What an event says about the topic that carries it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TopicDeclaration {
     name: String,
     partitions: Option<i32>,

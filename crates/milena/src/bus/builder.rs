@@ -4,8 +4,10 @@ use std::env;
 use std::fmt;
 
 use milena_client::Client;
-use milena_client::producer::Producer;
+use milena_client::producer::{Producer, ProducerConfig};
 
+use super::close::Closing;
+use super::dead_letters::DeadLetters;
 use super::error::OpenError;
 use super::registry::Registry;
 use super::topics::Topics;
@@ -17,6 +19,9 @@ use crate::topic::TopicStrategy;
 const BOOTSTRAP_VARIABLE: &str = "KAFKA_BOOTSTRAP_SERVERS";
 /// The environment variable that names the group of subscriptions that name none.
 const GROUP_VARIABLE: &str = "MILENA_GROUP";
+
+/// Settings of the producer that the bus's promises rest on.
+const RESERVED: [&str; 3] = ["acks", "enable.idempotence", "partitioner"];
 
 /// Everything that can be said about a bus before it is opened.
 #[derive(Default)]
@@ -30,6 +35,7 @@ pub struct BusBuilder {
     strategy: TopicStrategy,
     seed: Option<u64>,
     properties: Vec<(String, String)>,
+    producer: Vec<(String, String)>,
 }
 
 #[derive(Default)]
@@ -113,6 +119,16 @@ impl BusBuilder {
         self
     }
 
+    /// A setting of the producer of events, by Kafka's name, such as `linger.ms` or `max.request.size`. An unknown one is
+    /// an error when the bus is opened, and so is one that would break what the bus promises: `acks`,
+    /// `enable.idempotence`, `partitioner`.
+    ///
+    /// Dead letters are written with the same settings, and room for their headers beyond `max.request.size`.
+    pub fn set_producer(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.producer.push((key.into(), value.into()));
+        self
+    }
+
     /// Opens the bus.
     ///
     /// # Errors
@@ -151,18 +167,28 @@ impl BusBuilder {
         for (key, value) in &self.properties {
             client = client.set(key, value)?;
         }
-        let client = client.build().await?;
         // Idempotent, acknowledged by all in-sync replicas, in order: the client's defaults are the bus's.
-        let producer = Producer::builder(&client).build()?;
+        let mut publishing = ProducerConfig::default();
+        for (key, value) in &self.producer {
+            if let Some(key) = RESERVED.iter().find(|reserved| *reserved == key) {
+                return Err(OpenError::Reserved { key });
+            }
+            publishing.set(key, value)?;
+        }
+        let client = client.build().await?;
+        let dead_letters = std::sync::Arc::new(DeadLetters::new(client.clone(), &publishing));
+        let producer = Producer::builder(&client).config(publishing).build()?;
         let rng = self.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let settings = BusSettings { group: self.group, source, shape: self.shape, seed: self.seed };
         Ok(Bus(std::sync::Arc::new(Inner {
-            topics: Topics::new(client.clone(), self.strategy),
+            topics: Topics::new(client.clone(), self.strategy, dead_letters.max_bytes()),
+            dead_letters,
             client,
             producer,
             settings,
             ids: EventIds::new(rng),
             registry: Registry::default(),
+            closing: Closing::default(),
             #[cfg(feature = "embedded")]
             broker,
         })))

@@ -19,6 +19,12 @@ pub enum OpenError {
     /// The source is blank.
     #[error("the source is blank: say who publishes, such as /shop/checkout")]
     BlankSource,
+    /// A setting of the producer is the bus's own to make: it would break what the bus promises.
+    #[error("{key} can't be set on a bus: events are acknowledged by all in-sync replicas, once, keyed by aggregate")]
+    Reserved {
+        /// The setting.
+        key: &'static str,
+    },
     /// A setting is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -177,6 +183,14 @@ pub enum SubscribeError {
     /// The position to start at could not be committed.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A setting is the bus's own to make.
+    #[error("{key} can't be set on a subscription: {instead}")]
+    Reserved {
+        /// The setting.
+        key: &'static str,
+        /// What to say instead.
+        instead: &'static str,
+    },
     /// The consumer could not be built.
     #[error("the consumer could not be built")]
     Consumer(#[source] Box<dyn std::error::Error + Send + Sync>),

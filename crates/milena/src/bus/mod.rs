@@ -1,9 +1,11 @@
 //! The bus: one client and one producer, shared by all that is published and subscribed through it.
 //!
-//! Publishing is in `publish`, opening in `builder`, what must exist in the cluster in `topics`. Nothing here reads a
+//! Publishing is in `publish`, opening in `builder`, closing in `close`, what must exist in the cluster in `topics`. Nothing here reads a
 //! record: that is a subscription's.
 
 mod builder;
+mod close;
+mod dead_letters;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
@@ -15,11 +17,8 @@ pub use builder::BusBuilder;
 pub use error::{OpenError, PublishError, StartError, SubscribeError, TopicError};
 pub use publish::Receipt;
 
-pub(crate) use publish::write_dead_letter;
-
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use milena_client::Client;
 use milena_client::producer::Producer;
@@ -27,24 +26,28 @@ use milena_client::producer::Producer;
 use crate::envelope::{EventIds, WireShape};
 use crate::handler::{FromDelivery, IntoOutcome};
 use crate::policy::FailurePolicy;
-use crate::subscription::{CloseReport, Subscribe};
+use crate::subscription::Subscribe;
+use close::Closing;
+use dead_letters::DeadLetters;
 use registry::Registry;
 use topics::Topics;
 
 /// An event bus on Kafka.
 ///
-/// Clones share one client. When the last one is dropped without [`close`](Self::close), its subscriptions close by
-/// themselves in the background.
+/// Clones share one client. When the last one is dropped without [`close`](Self::close), subscriptions that nobody holds
+/// a [`Subscription`](crate::Subscription) of close by themselves in the background; the others when that is dropped.
 #[derive(Clone)]
 pub struct Bus(Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) client: Client,
     pub(crate) producer: Producer,
+    pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) topics: Topics,
     pub(crate) settings: BusSettings,
     ids: EventIds,
     pub(crate) registry: Registry,
+    closing: Closing,
     /// Keeps the broker alive that this bus runs on, if it is embedded.
     #[cfg(feature = "embedded")]
     broker: Option<milena_broker::Broker>,
@@ -129,28 +132,6 @@ impl Bus {
         Fut: Future<Output: IntoOutcome> + Send + 'static,
     {
         Subscribe::new(self.clone(), policy).on(handler)
-    }
-
-    /// Closes the bus: every subscription stops fetching, finishes what was begun, commits and leaves its group; then
-    /// what was published is flushed and the connections are closed. All within `deadline`.
-    ///
-    /// # Cancel safety
-    /// Dropped half-way, subscriptions go on closing in the background.
-    pub async fn close(&self, deadline: Duration) -> CloseReport {
-        let end = tokio::time::Instant::now() + deadline;
-        let left = || end.saturating_duration_since(tokio::time::Instant::now());
-        let mut report = CloseReport::default();
-        // A fifth of the time is kept for the producer: dead letters of the last moment are flushed there.
-        for part in self.0.registry.close_all(deadline.mul_f64(0.8)).await {
-            report.add(part);
-        }
-        let producer = self.0.producer.close(left()).await;
-        report.unconfirmed = usize::try_from(producer.possibly_written).unwrap_or(usize::MAX);
-        let client = self.0.client.close(left()).await;
-        if !client.clean {
-            tracing::warn!(aborted = ?client.aborted, "the client did not close within the deadline");
-        }
-        report
     }
 
     /// The broker that this bus runs on, if it is embedded: for other clients to join, and for tests to disturb.

@@ -5,14 +5,12 @@
 use std::collections::HashSet;
 use std::time::UNIX_EPOCH;
 
-use milena_client::producer::{Delivery, Producer, Record, RecordHeader};
+use milena_client::producer::{Delivery, Record, RecordHeader};
 
 use super::Bus;
 use super::error::PublishError;
 use crate::envelope::{EncodedEnvelope, Envelope, EnvelopeError, EventTime, Header};
 use crate::event::Event;
-use crate::policy::DeadLetter;
-use crate::subscription::describe;
 use crate::topic::TopicDeclaration;
 
 /// Where a published event is.
@@ -50,11 +48,14 @@ impl Bus {
     /// receipt is lost.
     ///
     /// # Ordering
+    /// Adding partitions to a topic moves aggregates to other partitions: what is published before and after is not in
+    /// order. The bus warns of it in its log, and subscriptions tell of it.
+    ///
     /// Events of one aggregate are in the topic in the order in which their futures were first polled to completion of
     /// taking; await one before the next, or use [`publish_batch`](Self::publish_batch).
     pub async fn publish<E: Event>(&self, event: &E) -> Result<Receipt, PublishError> {
         let envelope = self.envelope(event)?;
-        self.send(&E::topic(), &envelope).await?.receipt().await
+        self.receipt(self.send(&E::topic(), &envelope).await?).await
     }
 
     /// Publishes events, one after the other without waiting in between, and gives one result for each, in order.
@@ -92,7 +93,7 @@ impl Bus {
         let mut receipts = Vec::with_capacity(sent.len());
         for result in sent {
             receipts.push(match result {
-                Ok(sent) => sent.receipt().await,
+                Ok(sent) => self.receipt(sent).await,
                 Err(error) => Err(error),
             });
         }
@@ -123,7 +124,7 @@ impl Bus {
     /// # Cancel safety
     /// As [`publish`](Self::publish).
     pub async fn publish_envelope(&self, topic: &str, envelope: &Envelope) -> Result<Receipt, PublishError> {
-        self.send(&TopicDeclaration::new(topic), envelope).await?.receipt().await
+        self.receipt(self.send(&TopicDeclaration::new(topic), envelope).await?).await
     }
 
     async fn send(&self, topic: &TopicDeclaration, envelope: &Envelope) -> Result<Sent, PublishError> {
@@ -137,13 +138,12 @@ impl Bus {
         let delivery = inner.producer.send(record).await.map_err(PublishError::Send)?;
         Ok(Sent { event_id: envelope.id().to_owned(), delivery })
     }
-}
 
-impl Sent {
-    async fn receipt(self) -> Result<Receipt, PublishError> {
-        let written = self.delivery.await.map_err(PublishError::Produce)?;
+    async fn receipt(&self, sent: Sent) -> Result<Receipt, PublishError> {
+        let written = sent.delivery.await.map_err(PublishError::Produce)?;
+        self.inner().topics.note_published(written.topic(), written.partition());
         Ok(Receipt {
-            event_id: self.event_id,
+            event_id: sent.event_id,
             topic: written.topic().to_owned(),
             partition: written.partition(),
             offset: written.offset(),
@@ -152,16 +152,6 @@ impl Sent {
     }
 }
 
-fn borrowed(headers: &[Header]) -> Vec<RecordHeader<'_>> {
+pub(super) fn borrowed(headers: &[Header]) -> Vec<RecordHeader<'_>> {
     headers.iter().map(|header| RecordHeader { key: &header.name, value: header.value.as_deref() }).collect()
-}
-
-/// Writes a dead letter and waits for its acknowledgement.
-pub(crate) async fn write_dead_letter(producer: &Producer, letter: &DeadLetter) -> Result<(), String> {
-    let headers = borrowed(&letter.headers);
-    let mut record = Record::to(&letter.topic).headers(&headers);
-    record.key = letter.key.as_deref();
-    record.value = letter.value.as_deref();
-    let delivery = producer.send(record).await.map_err(|error| describe(&error))?;
-    delivery.await.map(drop).map_err(|error| describe(&error))
 }

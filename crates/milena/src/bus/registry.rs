@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::close::Deadline;
 use crate::subscription::{CloseReport, Subscription};
+
+/// Their part of the time that a bus has to close in: dead letters of the last moment are flushed after them.
+const SUBSCRIPTIONS_SHARE: f64 = 0.8;
 
 /// Subscriptions that are not over.
 #[derive(Debug, Default)]
@@ -74,16 +77,20 @@ impl Registry {
         self.lock().subscriptions.iter().filter(|subscription| !subscription.is_over()).count()
     }
 
-    /// Closes all, side by side, and refuses new ones from now on.
-    pub(crate) async fn close_all(&self, deadline: Duration) -> Vec<CloseReport> {
+    /// Closes all, side by side, and refuses new ones from now on. The deadline may come nearer meanwhile.
+    pub(crate) async fn close_all(&self, deadline: &Deadline) -> Vec<CloseReport> {
         let subscriptions = {
             let mut state = self.lock();
             state.is_closed = true;
-            std::mem::take(&mut state.subscriptions)
+            // Kept: until they are over, they count as running.
+            state.subscriptions.clone()
         };
         let mut closing = JoinSet::new();
         for subscription in subscriptions {
-            closing.spawn(async move { subscription.close(deadline).await });
+            let mut deadline = deadline.clone();
+            closing.spawn(
+                async move { deadline.hurry(|left| subscription.close(left.mul_f64(SUBSCRIPTIONS_SHARE))).await },
+            );
         }
         closing.join_all().await
     }

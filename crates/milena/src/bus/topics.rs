@@ -1,7 +1,7 @@
 //! What must exist in the cluster before an event is published or a subscription begins: topics and dead-letter topics,
 //! and for a late start the group's committed position. Asks once per topic and bus, however many ask at once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use milena_admin::{Admin, GroupOffset, NewTopic, OffsetSpec};
@@ -22,14 +22,18 @@ pub(crate) struct Topics {
     client: Client,
     admin: Admin,
     strategy: TopicStrategy,
-    /// Topics that were found or created, each a cell that only one asks for.
-    known: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+    /// Declarations that were found true or made so, each a cell that only one asks for.
+    known: Mutex<HashMap<TopicDeclaration, Arc<OnceCell<()>>>>,
+    /// What a dead-letter topic that is created must take, in bytes.
+    dead_letter_bytes: usize,
+    /// Partitions of topics that were published to.
+    counts: Mutex<HashMap<String, usize>>,
 }
 
 impl Topics {
-    pub(crate) fn new(client: Client, strategy: TopicStrategy) -> Self {
+    pub(crate) fn new(client: Client, strategy: TopicStrategy, dead_letter_bytes: usize) -> Self {
         let admin = Admin::new(&client);
-        Self { client, admin, strategy, known: Mutex::default() }
+        Self { client, admin, strategy, known: Mutex::default(), dead_letter_bytes, counts: Mutex::default() }
     }
 
     /// Makes sure that a topic is as the strategy wants it.
@@ -37,7 +41,7 @@ impl Topics {
         if self.strategy == TopicStrategy::Ignore {
             return Ok(());
         }
-        self.ensure_once(topic, self.strategy).await
+        self.ensure_once(topic, self.strategy, None).await
     }
 
     /// Makes sure that the dead-letter topic `name` of `source` exists, with the source's number of partitions if that
@@ -51,7 +55,9 @@ impl Topics {
             topic = topic.replication(replication);
         }
         match self.strategy {
-            TopicStrategy::Create => self.ensure_once(&topic, TopicStrategy::Create).await,
+            TopicStrategy::Create => {
+                self.ensure_once(&topic, TopicStrategy::Create, Some(self.dead_letter_bytes)).await
+            }
             TopicStrategy::Validate | TopicStrategy::Ignore => match self.partitions_of(topic.name()).await? {
                 Some(_) => Ok(()),
                 None => Err(TopicError::Missing { topic: topic.name().to_owned() }),
@@ -59,18 +65,28 @@ impl Topics {
         }
     }
 
-    async fn ensure_once(&self, topic: &TopicDeclaration, strategy: TopicStrategy) -> Result<(), TopicError> {
+    async fn ensure_once(
+        &self,
+        topic: &TopicDeclaration,
+        strategy: TopicStrategy,
+        message_bytes: Option<usize>,
+    ) -> Result<(), TopicError> {
         let cell = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            match known.get(topic.name()) {
+            match known.get(topic) {
                 Some(cell) => Arc::clone(cell),
-                None => Arc::clone(known.entry(topic.name().to_owned()).or_default()),
+                None => Arc::clone(known.entry(topic.clone()).or_default()),
             }
         };
-        cell.get_or_try_init(|| self.find_or_create(topic, strategy)).await.copied()
+        cell.get_or_try_init(|| self.find_or_create(topic, strategy, message_bytes)).await.copied()
     }
 
-    async fn find_or_create(&self, topic: &TopicDeclaration, strategy: TopicStrategy) -> Result<(), TopicError> {
+    async fn find_or_create(
+        &self,
+        topic: &TopicDeclaration,
+        strategy: TopicStrategy,
+        message_bytes: Option<usize>,
+    ) -> Result<(), TopicError> {
         let name = topic.name();
         match (self.partitions_of(name).await?, strategy) {
             (Some(found), TopicStrategy::Validate) => match topic.partition_count() {
@@ -80,12 +96,12 @@ impl Topics {
                 _ => Ok(()),
             },
             (Some(_), _) => Ok(()),
-            (None, TopicStrategy::Create) => self.create(topic).await,
+            (None, TopicStrategy::Create) => self.create(topic, message_bytes).await,
             (None, _) => Err(TopicError::Missing { topic: name.to_owned() }),
         }
     }
 
-    async fn create(&self, topic: &TopicDeclaration) -> Result<(), TopicError> {
+    async fn create(&self, topic: &TopicDeclaration, message_bytes: Option<usize>) -> Result<(), TopicError> {
         let name = topic.name();
         let mut new = NewTopic::new(name);
         if let Some(partitions) = topic.partition_count() {
@@ -93,6 +109,9 @@ impl Topics {
         }
         if let Some(replication) = topic.replication_factor() {
             new = new.replication_factor(replication);
+        }
+        if let Some(bytes) = message_bytes {
+            new = new.config("max.message.bytes", bytes.to_string());
         }
         match self.admin.create_topic(new).await {
             Ok(_) => tracing::info!(topic = name, "created a topic as its event declares it"),
@@ -119,37 +138,87 @@ impl Topics {
     /// Commits the ends of `topics` for a group that has no offsets for them, before anybody joins it.
     ///
     /// A topic with any committed offset is left alone: the group has begun there, and partitions without an offset
-    /// are newer than that, so they are read from their start. A group with members is left alone too: whoever joined
-    /// first has done this.
-    pub(crate) async fn commit_ends(&self, group: &str, topics: &[String]) -> Result<(), StartError> {
+    /// are newer than that, so they are read from their start. A group that has members takes no commits but theirs:
+    /// topics that it has no offsets for are returned, with their partitions, for the subscription to commit the ends of
+    /// as a member.
+    pub(crate) async fn commit_ends(
+        &self,
+        group: &str,
+        topics: &[String],
+    ) -> Result<BTreeMap<String, usize>, StartError> {
         let failed = |source| StartError { group: group.to_owned(), source };
-        let committed = self.admin.list_group_offsets(group).await.map_err(failed)?;
-        let begun: BTreeSet<&str> = committed.iter().map(|(partition, _)| &*partition.topic).collect();
+        let mut counts = BTreeMap::new();
         let mut ends = Vec::new();
-        for topic in topics.iter().filter(|topic| !begun.contains(topic.as_str())) {
-            match self.client.partitions(topic).await {
-                Ok(partitions) => ends.extend(
-                    partitions.iter().map(|it| (TopicPartition::new(topic.as_str(), it.index), OffsetSpec::Latest)),
-                ),
+        for topic in self.not_begun(group, topics).await? {
+            match self.client.partitions(&topic).await {
+                Ok(partitions) => {
+                    let partition_of = |index| TopicPartition::new(topic.as_str(), index);
+                    ends.extend(partitions.iter().map(|it| (partition_of(it.index), OffsetSpec::Latest)));
+                    counts.insert(topic, partitions.len());
+                }
                 // It has no records yet, so its start is its end.
                 Err(RequestError::UnknownTopic { .. }) => {}
                 Err(error) => return Err(failed(error)),
             }
         }
         if ends.is_empty() {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
         let mut offsets = Vec::with_capacity(ends.len());
         for (partition, listed) in self.admin.list_offsets(&ends).await.map_err(failed)? {
             let offset = listed.map_err(failed)?.offset.unwrap_or_default();
             offsets.push((partition, GroupOffset::new(offset)));
         }
+        let mut has_members = false;
         for (_, result) in self.admin.alter_group_offsets(group, &offsets).await.map_err(failed)? {
             match result {
-                Err(error) if error.error_code() != Some(UNKNOWN_MEMBER_ID) => return Err(failed(error)),
-                _ => {}
+                Ok(()) => {}
+                Err(error) if error.error_code() == Some(UNKNOWN_MEMBER_ID) => has_members = true,
+                Err(error) => return Err(failed(error)),
             }
         }
-        Ok(())
+        if !has_members {
+            return Ok(BTreeMap::new());
+        }
+        // Whoever joined first may have begun them meanwhile.
+        let names: Vec<String> = counts.keys().cloned().collect();
+        let not_begun = self.not_begun(group, &names).await?;
+        counts.retain(|topic, _| not_begun.contains(topic));
+        Ok(counts)
+    }
+
+    /// Those of `topics` that the group has no committed offset for.
+    async fn not_begun(&self, group: &str, topics: &[String]) -> Result<Vec<String>, StartError> {
+        let failed = |source| StartError { group: group.to_owned(), source };
+        let committed = self.admin.list_group_offsets(group).await.map_err(failed)?;
+        let begun: BTreeSet<&str> = committed.iter().map(|(partition, _)| &*partition.topic).collect();
+        Ok(topics.iter().filter(|topic| !begun.contains(topic.as_str())).cloned().collect())
+    }
+
+    /// Takes note of where an event was published: in a partition that was not there before, its topic has grown.
+    pub(crate) fn note_published(&self, topic: &str, partition: i32) {
+        let at_least = usize::try_from(partition).unwrap_or_default() + 1;
+        let count = || {
+            let cluster = self.client.metadata();
+            let known = cluster.topics.iter().find(|known| known.name == topic);
+            known.map_or(0, |known| known.partitions.len()).max(at_least)
+        };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(topic) {
+            Some(known) if at_least <= *known => {}
+            Some(known) => {
+                let (before, now) = (*known, count());
+                *known = now;
+                tracing::warn!(
+                    topic,
+                    before,
+                    now,
+                    "a topic has more partitions now: aggregates move, and events before and after are not in order"
+                );
+            }
+            None => {
+                counts.insert(topic.to_owned(), count());
+            }
+        }
     }
 }

@@ -252,6 +252,16 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Records that were handed out at least once and are not finished. Only heads of lanes can be.
+    pub(crate) fn begun(&self) -> usize {
+        self.slots.iter().flatten().filter(|lane| lane.head().attempts > 0).count()
+    }
+
+    /// Where the partition continues behind the last record taken in.
+    pub(crate) fn end(&self) -> i64 {
+        self.ring.end()
+    }
+
     /// Whether no more should be taken in.
     pub(crate) fn is_full(&self) -> bool {
         self.records >= self.budget.records || self.bytes >= self.budget.bytes || self.ring.span() >= self.budget.span
@@ -275,6 +285,7 @@ impl<T> Lanes<T> {
     }
 
     /// Tickets that are out.
+    #[cfg(test)]
     pub(crate) fn running(&self) -> usize {
         self.running
     }

@@ -66,6 +66,11 @@ impl CompletionRing {
         self.offsets.front().copied().unwrap_or(self.end)
     }
 
+    /// Where the partition continues behind the last record.
+    pub(super) fn end(&self) -> i64 {
+        self.end
+    }
+
     /// Sequence of the first record that is not finished; the next to be given when all are.
     pub(super) fn first_unfinished(&self) -> u64 {
         self.first

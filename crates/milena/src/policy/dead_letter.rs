@@ -23,7 +23,7 @@ pub mod headers {
     pub const GROUP: &str = "__dlq.errors.group";
     /// How often it was tried (KIP-1191).
     pub const DELIVERY_COUNT: &str = "__dlq.errors.delivery.count";
-    /// The last failure's message (KIP-1191).
+    /// The last failure's message (KIP-1191). Absent, as is [`CAUSE`], when the dead letter would be too large with it.
     pub const MESSAGE: &str = "__dlq.errors.message";
     /// Kind of the last failure: `handler`, `panic`, `envelope`, `payload` or `unknown-type`.
     pub const KIND: &str = "milena.dlq.kind";
@@ -53,6 +53,8 @@ pub(crate) struct DeadLetter {
     pub(crate) key: Option<Bytes>,
     pub(crate) value: Option<Bytes>,
     pub(crate) headers: Vec<Header>,
+    /// How many of the headers are the record's own; the rest follows.
+    own: usize,
 }
 
 impl DeadLetter {
@@ -73,7 +75,16 @@ impl DeadLetter {
         add(headers::FIRST_FAILURE, log.first.to_string());
         add(headers::LAST_FAILURE, log.last.to_string());
         add(headers::TIMESTAMP, record.timestamp.to_string());
-        Self { topic, key: record.key.clone(), value: record.value.clone(), headers: own }
+        let (key, value) = (record.key.clone(), record.value.clone());
+        Self { topic, key, value, headers: own, own: record.headers.len() }
+    }
+
+    /// Without the texts of its failure, which may be what makes it too large.
+    pub(crate) fn without_texts(mut self) -> Self {
+        let added = self.headers.split_off(self.own);
+        let is_text = |header: &Header| [headers::MESSAGE, headers::CAUSE].contains(&&*header.name);
+        self.headers.extend(added.into_iter().filter(|header| !is_text(header)));
+        self
     }
 }
 
@@ -83,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_dead_letter_is_the_record_verbatim_with_its_story_behind() {
-        let own = vec![Header::new("h", "1"), Header::new("h", "2"), Header::null("n")];
+        let own = vec![Header::new("h", "1"), Header::new(headers::MESSAGE, "an earlier one"), Header::null("n")];
         let record = RawRecord {
             topic: "orders".into(),
             partition: 3,
@@ -115,5 +126,9 @@ mod tests {
             ("milena.dlq.timestamp", "1760170150123"),
         ];
         assert_eq!(letter.headers[3..], expected.map(|(name, value)| Header::new(name, value)));
+        let shorter = letter.clone().without_texts();
+        let mut expected = letter.headers;
+        expected.remove(3 + 5);
+        assert_eq!(shorter.headers, expected);
     }
 }

@@ -72,11 +72,7 @@ impl Failure {
     }
 
     pub(crate) fn panic(panic: &(dyn Any + Send)) -> Self {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a value that is not text".to_owned());
+        let text = panic_message(panic);
         Self { kind: FailureKind::Panic, message: cut(format!("the handler panicked: {text}")), cause: String::new() }
     }
 
@@ -108,6 +104,15 @@ impl Failure {
     pub(crate) fn cause(&self) -> &str {
         &self.cause
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a value that is not text".to_owned())
 }
 
 fn cut(mut text: String) -> String {

@@ -7,8 +7,8 @@ mod failure;
 
 pub use dead_letter::headers as dead_letter_headers;
 pub(crate) use dead_letter::{DeadLetter, FailureLog};
-pub(crate) use failure::Failure;
 pub use failure::FailureKind;
+pub(crate) use failure::{Failure, panic_message};
 
 use std::time::Duration;
 

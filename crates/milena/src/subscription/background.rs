@@ -3,80 +3,198 @@
 //! Each is one future that ends within the client's time limits and says what it found; none touches the driver's state.
 
 use std::sync::Weak;
+use std::time::Duration;
 
 use milena_admin::{Admin, OffsetSpec};
-use milena_client::consumer::{AssignmentEpoch, Consumer, OffsetRefused};
+use milena_client::consumer::{AssignmentEpoch, ConsumeError, Consumer, OffsetRefused};
 use milena_client::{Client, TopicPartition};
 
 use super::driver::describe;
-use super::handle::SeekTo;
+use super::handle::{SeekTo, SubscriptionError};
 use crate::bus::Inner;
+
+/// How long to wait before a broker is asked again that could not answer.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What was found out.
 #[derive(Debug)]
 pub(super) enum Background {
     /// A commit was answered.
-    Committed {
-        committed: Vec<(TopicPartition, i64)>,
-        /// Not committed, for another reason than that the partition is somebody else's by now.
-        refused: Vec<TopicPartition>,
-        error: Option<String>,
-        /// Partitions that are given up once this is answered.
-        given_up: Vec<TopicPartition>,
-    },
-    /// The offset that a seek goes to.
-    Found { partition: TopicPartition, result: Result<i64, String> },
+    Committed(Commit),
+    /// Where partitions of an assignment begin.
+    Begins { epoch: AssignmentEpoch, begins: Vec<(TopicPartition, Begin)> },
+    /// That could not be found out.
+    NoBegins { epoch: AssignmentEpoch, partitions: Vec<TopicPartition>, error: String },
+    /// The offset that a seek goes to, by the seek's number.
+    Found { number: u64, result: Result<i64, SubscriptionError> },
     /// Members of the group that read none of this bus's topics.
     ForeignMembers(Vec<String>),
+    /// How many partitions topics have.
+    PartitionCounts(Vec<(String, usize)>),
     /// Nothing that anybody needs to know.
     Nothing,
 }
 
+/// What became of a commit.
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) committed: Vec<(TopicPartition, i64, AssignmentEpoch)>,
+    /// Not committed, as the partition is somebody else's by now.
+    pub(super) stale: Vec<TopicPartition>,
+    /// Why others were not committed.
+    pub(super) error: Option<String>,
+    /// The revocation that waits for it.
+    pub(super) revocation: Option<u64>,
+}
+
+/// Where a partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At what the group has committed.
+    Committed(i64),
+    /// The group has nothing committed: at the oldest record.
+    Oldest(i64),
+    /// The group has nothing committed and starts late: behind the last record.
+    End(i64),
+}
+
+/// Finds where partitions begin, each with whether it begins late if nothing is committed.
+pub(super) async fn find_begins(
+    consumer: Consumer,
+    epoch: AssignmentEpoch,
+    asked: Vec<(bool, TopicPartition)>,
+    is_retry: bool,
+) -> Background {
+    if is_retry {
+        tokio::time::sleep(PAUSE).await;
+    }
+    match list_begins(&consumer, &asked).await {
+        Ok(begins) => Background::Begins { epoch, begins },
+        Err(error) => {
+            let partitions = asked.into_iter().map(|(_, partition)| partition).collect();
+            Background::NoBegins { epoch, partitions, error: describe(&error) }
+        }
+    }
+}
+
+async fn list_begins(
+    consumer: &Consumer,
+    asked: &[(bool, TopicPartition)],
+) -> Result<Vec<(TopicPartition, Begin)>, ConsumeError> {
+    let committed = consumer.committed(asked.iter().map(|(_, partition)| partition.clone())).await?;
+    let of = |wanted: bool| {
+        let without = asked.iter().filter(|(_, partition)| !committed.contains_key(partition));
+        let of_these = without.filter(move |(is_late, _)| *is_late == wanted);
+        of_these.map(|(_, partition)| partition.clone()).collect::<Vec<_>>()
+    };
+    let mut begins: Vec<_> =
+        committed.iter().map(|(partition, at)| (partition.clone(), Begin::Committed(at.offset))).collect();
+    for (is_late, partitions) in [(false, of(false)), (true, of(true))] {
+        if partitions.is_empty() {
+            continue;
+        }
+        let listed = match is_late {
+            true => consumer.end_offsets(partitions).await?,
+            false => consumer.beginning_offsets(partitions).await?,
+        };
+        let begin = |offset| if is_late { Begin::End(offset) } else { Begin::Oldest(offset) };
+        begins.extend(listed.into_iter().map(|(partition, offset)| (partition, begin(offset))));
+    }
+    Ok(begins)
+}
+
 /// Finds the offset that a seek names.
-pub(super) async fn find_offset(client: Client, partition: TopicPartition, to: SeekTo) -> Background {
+pub(super) async fn find_offset(
+    client: Client,
+    number: u64,
+    partition: TopicPartition,
+    to: SeekTo,
+    is_retry: bool,
+) -> Background {
+    if is_retry {
+        tokio::time::sleep(PAUSE).await;
+    }
+    let result = look_up(&Admin::new(&client), &partition, to).await;
+    Background::Found { number, result }
+}
+
+async fn look_up(admin: &Admin, partition: &TopicPartition, to: SeekTo) -> Result<i64, SubscriptionError> {
     let spec = match to {
-        SeekTo::Offset(offset) => return Background::Found { partition, result: Ok(offset) },
+        SeekTo::Offset(offset) => {
+            let earliest = list_offset(admin, partition, OffsetSpec::Earliest).await?.unwrap_or_default();
+            let latest = list_offset(admin, partition, OffsetSpec::Latest).await?.unwrap_or(i64::MAX);
+            if (earliest..=latest).contains(&offset) {
+                return Ok(offset);
+            }
+            let (topic, partition) = (partition.topic.to_string(), partition.partition);
+            return Err(SubscriptionError::OutOfRange { topic, partition, offset, earliest, latest });
+        }
         SeekTo::Beginning => OffsetSpec::Earliest,
         SeekTo::End => OffsetSpec::Latest,
         SeekTo::Timestamp(millis) => OffsetSpec::AtTimestamp(millis),
     };
-    let admin = Admin::new(&client);
-    let mut result = list_offset(&admin, &partition, spec).await;
-    if result == Ok(None) {
+    let mut found = list_offset(admin, partition, spec).await?;
+    if found.is_none() {
         // No record is that young: go on with whatever comes next.
-        result = list_offset(&admin, &partition, OffsetSpec::Latest).await;
+        found = list_offset(admin, partition, OffsetSpec::Latest).await?;
     }
-    let result = result.and_then(|offset| offset.ok_or_else(|| "the broker named no offset".to_owned()));
-    Background::Found { partition, result }
+    found.ok_or_else(|| failed(partition, "the broker named no offset".to_owned()))
 }
 
-async fn list_offset(admin: &Admin, partition: &TopicPartition, spec: OffsetSpec) -> Result<Option<i64>, String> {
-    let mut listed = admin.list_offsets(&[(partition.clone(), spec)]).await.map_err(|error| describe(&error))?;
-    let (_, result) = listed.pop().ok_or_else(|| "the broker named no offset".to_owned())?;
-    result.map(|listed| listed.offset).map_err(|error| describe(&error))
+async fn list_offset(
+    admin: &Admin,
+    partition: &TopicPartition,
+    spec: OffsetSpec,
+) -> Result<Option<i64>, SubscriptionError> {
+    let listed = admin.list_offsets(&[(partition.clone(), spec)]).await;
+    let listed = listed.map_err(|error| failed(partition, describe(&error)))?.pop();
+    match listed {
+        Some((_, Ok(listed))) => Ok(listed.offset),
+        Some((_, Err(error))) => Err(failed(partition, describe(&error))),
+        None => Ok(None),
+    }
+}
+
+fn failed(partition: &TopicPartition, message: String) -> SubscriptionError {
+    SubscriptionError::Seek { topic: partition.topic.to_string(), partition: partition.partition, message }
 }
 
 /// Commits offsets, each in the epoch that its records belong to.
 pub(super) async fn commit(
     consumer: Consumer,
     offsets: Vec<(TopicPartition, i64, AssignmentEpoch)>,
-    given_up: Vec<TopicPartition>,
+    revocation: Option<u64>,
 ) -> Background {
     let asked = offsets.iter().map(|(partition, offset, epoch)| (partition.clone(), (*offset).into(), *epoch));
     let result = consumer.commit(asked).await;
-    let mut committed: Vec<_> = offsets.into_iter().map(|(partition, offset, _)| (partition, offset)).collect();
-    let (mut refused, mut error) = (Vec::new(), None);
+    let mut commit = Commit { committed: offsets, stale: Vec::new(), error: None, revocation };
     if let Err(failed) = result {
-        committed.retain(|(partition, _)| !failed.refused.iter().any(|(refused, _)| refused == partition));
+        commit.committed.retain(|(partition, ..)| !failed.refused.iter().any(|(refused, _)| refused == partition));
         for (partition, why) in failed.refused {
-            // Whoever has the partition by now decides what is committed.
-            if why != OffsetRefused::StaleEpoch {
-                error.get_or_insert_with(|| format!("{partition}: {}", describe(&why)));
-                refused.push(partition);
+            if why == OffsetRefused::StaleEpoch {
+                commit.stale.push(partition);
+            } else {
+                commit.error.get_or_insert_with(|| format!("{partition}: {}", describe(&why)));
             }
         }
     }
-    Background::Committed { committed, refused, error, given_up }
+    Background::Committed(commit)
+}
+
+/// Counts the partitions of topics; one that can't be looked at is left out.
+pub(super) async fn count_partitions(client: Client, topics: Vec<String>) -> Background {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    match Admin::new(&client).describe_topics(&names).await {
+        Ok(described) => {
+            let counted =
+                described.into_iter().filter_map(|(topic, result)| Some((topic, result.ok()?.partitions.len())));
+            Background::PartitionCounts(counted.collect())
+        }
+        Err(error) => {
+            tracing::debug!(error = describe(&error), "the partitions of topics could not be counted");
+            Background::Nothing
+        }
+    }
 }
 
 /// Looks for members of the group that read none of the topics that this bus reads in it: somebody has copied the
@@ -97,6 +215,7 @@ pub(super) async fn find_foreign_members(client: Client, group: String, bus: Wea
         let partitions = member.partitions();
         !partitions.is_empty() && !partitions.iter().any(|it| own_topics.contains(&*it.topic))
     };
-    let foreign: Vec<String> = members.into_iter().filter(is_foreign).map(|member| member.member_id).collect();
-    if foreign.is_empty() { Background::Nothing } else { Background::ForeignMembers(foreign) }
+    let mut foreign: Vec<String> = members.into_iter().filter(is_foreign).map(|member| member.member_id).collect();
+    foreign.sort_unstable();
+    Background::ForeignMembers(foreign)
 }

@@ -1,6 +1,7 @@
 //! What can be said about a subscription before it begins, and the order in which it begins: names are checked, topics
 //! and dead-letter topics are there, the starting position is committed, and only then does the consumer join.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -13,12 +14,12 @@ use super::consumer::subscribed_consumer;
 use super::driver::{Driver, DriverSettings};
 use super::engine::{Engine, EngineSettings, Order};
 use super::handle::Subscription;
-use super::status::SubscriptionStatus;
+use super::status::{StopReason, SubscriptionState, SubscriptionStatus};
 use super::workers::DeadLetterWriter;
-use crate::bus::{Bus, Inner, SubscribeError, registry, write_dead_letter};
-use crate::handler::{FromDelivery, IntoOutcome, Routes, UnknownTypes};
+use crate::bus::{Bus, Inner, SubscribeError, registry};
+use crate::handler::{FromDelivery, IntoOutcome, Routes, UnknownTypes, catch_panic};
 use crate::lanes::Budget;
-use crate::policy::{DeadLetter, FailurePolicy};
+use crate::policy::{DeadLetter, FailurePolicy, panic_message};
 use crate::topic::{TopicDeclaration, check_topic_name};
 
 /// Events that wait for a slow reader of a subscription's events before the oldest are missed.
@@ -34,8 +35,8 @@ pub enum StartAt {
     #[default]
     Earliest,
     /// With the first event published after [`ready`](Subscription::ready) has resolved, at the latest. The end of each
-    /// partition is committed before the group is joined, so a restart does not skip what came in between. Partitions
-    /// added later begin with their oldest event.
+    /// partition is committed before `ready` resolves, so a restart does not skip what came in between. Partitions added
+    /// later begin with their oldest event.
     Latest,
 }
 
@@ -134,13 +135,20 @@ impl Subscribe {
     }
 
     /// How many handlers may run at once; 0 counts as 1. Default: 256.
+    ///
+    /// A handler of a partition that was lost counts until it ends, since it does use what the number is to bound: one
+    /// that runs for long should heed its [`Cancellation`](crate::Cancellation).
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers.max(1);
         self
     }
 
     /// How much may be in memory: records, and their bytes. When either is used up, fetching pauses until half is free;
-    /// heartbeats go on. Each partition may use up to all of it. Default: 20,000 records, 64 MiB.
+    /// heartbeats go on. It is one budget for all partitions together, and each of them may use up to all of it.
+    /// Default: 20,000 records, 64 MiB.
+    ///
+    /// A partition is also paused when the records from its oldest unfinished one to its newest, finished ones included,
+    /// are four times as many as `records`: a crash would handle them all again.
     pub fn budget(mut self, records: usize, bytes: usize) -> Self {
         self.records = records.max(1);
         self.bytes = bytes.max(1);
@@ -163,7 +171,10 @@ impl Subscribe {
     }
 
     /// A setting of the consumer, by Kafka's name, such as `session.timeout.ms`. An unknown one is an error when the
-    /// subscription begins.
+    /// subscription begins, and so is one that the bus decides: `group.id`, `auto.offset.reset`, `isolation.level`.
+    ///
+    /// `partition.assignment.strategy` is `cooperative-sticky`, so that a rebalance stops only the partitions that move.
+    /// An eager one keeps every promise as well, but stops all of them each time; members of a group must share one.
     pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((key.into(), value.into()));
         self
@@ -191,9 +202,10 @@ impl Subscribe {
                 inner.topics.ensure_dead_letters(topic, name).await?;
             }
         }
-        if self.start_at == StartAt::Latest {
-            inner.topics.commit_ends(&group, &names).await?;
-        }
+        let late = match self.start_at {
+            StartAt::Earliest => BTreeMap::new(),
+            StartAt::Latest => inner.topics.commit_ends(&group, &names).await?,
+        };
 
         let consumer = subscribed_consumer(&inner.client, &group, &names, &self.settings)?;
         let (commands, command_queue) = mpsc::channel(COMMAND_BUFFER);
@@ -216,9 +228,10 @@ impl Subscribe {
             commit_interval: self.commit_interval,
             commit_records: self.commit_records,
             revoke_timeout: self.revoke_timeout,
+            late,
         };
-        let driver = Driver::new(settings, inner.client.clone(), consumer, engine, command_queue, status);
-        tokio::spawn(driver.run());
+        let driver = Driver::new(settings, inner.client.clone(), consumer, engine, command_queue, status.clone());
+        tokio::spawn(supervise(Box::pin(driver.run()), status));
         match claim.fulfil(subscription.clone()) {
             Ok(()) => Ok(subscription),
             Err(subscription) => {
@@ -280,11 +293,22 @@ impl fmt::Debug for Subscribe {
     }
 }
 
-/// Writes dead letters through the bus's producer.
+/// Runs a driver to its end. One that panics must not leave its handles waiting, nor look as if it had closed.
+async fn supervise(driver: Pin<Box<dyn Future<Output = ()> + Send>>, status: watch::Sender<SubscriptionStatus>) {
+    if let Err(panic) = catch_panic(driver).await {
+        let message = panic_message(panic.as_ref());
+        tracing::error!(message, "the task of a subscription panicked");
+        let state = SubscriptionState::Stopped(StopReason::Panicked { message });
+        status
+            .send_modify(|status| *status = SubscriptionStatus { state, counts: status.counts, ..Default::default() });
+    }
+}
+
+/// Writes dead letters through the bus's producer for them.
 fn dead_letter_writer(inner: &Inner) -> DeadLetterWriter {
-    let producer = inner.producer.clone();
+    let dead_letters = Arc::clone(&inner.dead_letters);
     Arc::new(move |letter: DeadLetter| {
-        let producer = producer.clone();
-        Box::pin(async move { write_dead_letter(&producer, &letter).await })
+        let dead_letters = Arc::clone(&dead_letters);
+        Box::pin(async move { dead_letters.write(letter).await })
     })
 }

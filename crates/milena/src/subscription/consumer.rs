@@ -4,14 +4,23 @@ use std::error::Error;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use milena_client::Client;
-use milena_client::consumer::{ConsumeError, Consumer, ConsumerRecord, OffsetReset};
+use milena_client::consumer::{Assignor, ConsumeError, Consumer, ConsumerRecord, OffsetReset};
+use milena_client::{Client, TopicPartition};
 
 use crate::bus::SubscribeError;
 use crate::envelope::Header;
 use crate::record::RawRecord;
 
-/// A consumer that is a member of `group` and reads `topics` from their start unless the group has committed offsets.
+/// Settings that the bus decides, and what to say instead.
+const RESERVED: [(&str, &str); 3] = [
+    ("group.id", "say .group(...)"),
+    ("auto.offset.reset", "say .start_at(...)"),
+    ("isolation.level", "events of open and aborted transactions are never handled"),
+];
+
+/// A consumer that is a member of `group` and begins where the driver says, unless the group has committed offsets.
+///
+/// It assigns cooperatively unless told otherwise: a rebalance stops only the partitions that move.
 pub(super) fn subscribed_consumer(
     client: &Client,
     group: &str,
@@ -19,13 +28,29 @@ pub(super) fn subscribed_consumer(
     settings: &[(String, String)],
 ) -> Result<Consumer, SubscribeError> {
     let failed = |error: Box<dyn Error + Send + Sync>| SubscribeError::Consumer(error);
-    let mut builder = Consumer::builder(client).group(group).auto_offset_reset(OffsetReset::Earliest);
+    let mut builder = Consumer::builder(client)
+        .group(group)
+        .auto_offset_reset(OffsetReset::None)
+        .assignors([Assignor::CooperativeSticky]);
     for (key, value) in settings {
+        if let Some((key, instead)) = RESERVED.iter().find(|(reserved, _)| reserved == key) {
+            return Err(SubscribeError::Reserved { key, instead });
+        }
         builder = builder.set(key, value).map_err(|error| failed(error.into()))?;
     }
     let consumer = builder.build().map_err(|error| failed(error.into()))?;
     consumer.subscribe(topics).map_err(|error| failed(error.into()))?;
     Ok(consumer)
+}
+
+/// The partition that an error is about, if it is about one.
+pub(super) fn partition_of(error: &ConsumeError) -> Option<TopicPartition> {
+    match error {
+        ConsumeError::Corrupt { partition, .. }
+        | ConsumeError::Partition { partition, .. }
+        | ConsumeError::NotAssigned(partition) => Some(partition.clone()),
+        _ => None,
+    }
 }
 
 /// Whether the consumer can't go on by itself.

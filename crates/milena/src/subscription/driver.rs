@@ -3,28 +3,35 @@
 //! Each turn takes in what has happened, lets the engine start handlers, tells the consumer which partitions to pause,
 //! commits what is due, and then waits for the next thing to happen. Nothing that needs a broker's answer is awaited in
 //! the turn itself: it runs beside it in `background`, so handlers, heartbeats and revocations never wait for it.
-//! Closing and seeking, which take several turns, have files of their own.
+//! What takes several turns has a file of its own: beginning, committing, seeking, closing.
 
 mod closing;
+mod committing;
+mod reporting;
 mod seeking;
+mod starting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use milena_client::consumer::{AssignmentEpoch, Consumer, ConsumerEvent, RecordSet, RevocationGuard};
+use milena_client::consumer::{AssignmentEpoch, ConsumeError, Consumer, ConsumerEvent, RecordSet};
 use milena_client::{Client, TopicPartition};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::closing::Closing;
+use self::committing::{Commits, Revocation};
+use self::reporting::Alarms;
 use self::seeking::Seek;
-use super::background::{Background, commit, find_foreign_members};
+use super::background::Background;
 use super::consumer::{is_fatal, raw_record};
 use super::engine::Engine;
 use super::handle::{Command, SubscriptionError};
-use super::status::{StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};
+use super::status::{StopReason, SubscriptionEvent, SubscriptionStatus};
 use crate::bus::Inner;
+
+pub(crate) use self::reporting::describe;
 
 /// How long a subscription that nobody closes may take to end: its bus was dropped, or it stops by itself.
 const UNASKED_CLOSE: Duration = Duration::from_secs(30);
@@ -32,8 +39,8 @@ const UNASKED_CLOSE: Duration = Duration::from_secs(30);
 /// Completions taken in one turn before the consumer is looked at again.
 const MOST_COMPLETIONS: usize = 1_024;
 
-/// How often is looked whether a partition that was just assigned has its position.
-const POSITION_CHECK: Duration = Duration::from_millis(5);
+/// The longest sleep of a driver. Nothing depends on it: whatever happens wakes it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
 
 /// How a driver works.
 pub(super) struct DriverSettings {
@@ -45,6 +52,9 @@ pub(super) struct DriverSettings {
     pub(super) commit_records: u64,
     /// How long a rebalance waits for what was begun, at most.
     pub(super) revoke_timeout: Duration,
+    /// Topics that begin at their end where the group has no offset, with the partitions that this is said of: younger
+    /// ones begin with their oldest event.
+    pub(super) late: BTreeMap<String, usize>,
 }
 
 pub(super) struct Driver {
@@ -59,22 +69,20 @@ pub(super) struct Driver {
     held: BTreeMap<TopicPartition, AssignmentEpoch>,
     /// Partitions whose first offset is not known yet.
     unpositioned: BTreeSet<TopicPartition>,
+    /// Partitions that begin at their end, until that is committed.
+    starting: BTreeSet<TopicPartition>,
     revocations: Vec<Revocation>,
     seeks: Vec<Seek>,
-    /// When what is handled is committed, at the latest.
-    commit_at: Option<Instant>,
-    is_committing: bool,
+    /// The number of the last seek or revocation: an answer names the one that it is for.
+    last_number: u64,
+    commits: Commits,
+    alarms: Alarms,
+    /// Partitions of each topic, as seen last.
+    partition_counts: BTreeMap<String, usize>,
     is_assigned: bool,
     is_paused: bool,
     is_full: bool,
     closing: Option<Closing>,
-}
-
-/// Partitions that are being given up; dropping the guard gives them up.
-struct Revocation {
-    guard: RevocationGuard,
-    deadline: Instant,
-    is_committing: bool,
 }
 
 impl Driver {
@@ -96,10 +104,13 @@ impl Driver {
             background: JoinSet::new(),
             held: BTreeMap::new(),
             unpositioned: BTreeSet::new(),
+            starting: BTreeSet::new(),
             revocations: Vec::new(),
             seeks: Vec::new(),
-            commit_at: None,
-            is_committing: false,
+            last_number: 0,
+            commits: Commits::default(),
+            alarms: Alarms::default(),
+            partition_counts: BTreeMap::new(),
             is_assigned: false,
             is_paused: false,
             is_full: false,
@@ -119,7 +130,8 @@ impl Driver {
                 biased;
                 Some(done) = self.background.join_next(), if !self.background.is_empty() => match done {
                     Ok(done) => self.handle_background(done),
-                    Err(error) => tracing::error!(%error, "a request of a subscription ended without a result"),
+                    // Whatever waited for it would wait for ever: better to end, and say so.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 command = self.commands.recv(), if !self.commands.is_closed() || !self.commands.is_empty() => {
                     match command {
@@ -129,11 +141,7 @@ impl Driver {
                 }
                 event = self.consumer.next() => match event {
                     Ok(event) => self.handle_event(event),
-                    Err(error) if is_fatal(&error) => {
-                        let reason = StopReason::Consumer { message: describe(&error) };
-                        self.begin_close(UNASKED_CLOSE, Some(reason), None);
-                    }
-                    Err(error) => tracing::warn!(group = self.settings.group, error = describe(&error), "consuming goes on after an error"),
+                    Err(error) => self.handle_error(&error),
                 },
                 finished = self.engine.finished() => {
                     let now = self.now();
@@ -156,12 +164,10 @@ impl Driver {
         {
             self.begin_close(UNASKED_CLOSE, Some(reason), None);
         }
-        self.take_up_positioned();
+        self.carry_out_seeks(now);
         self.engine.dispatch(now);
         self.apply_flow();
-        self.carry_out_seeks(now);
-        self.carry_on_revocations(now);
-        self.commit_if_due(now);
+        self.drive_commits(now);
         self.publish_status();
     }
 
@@ -169,97 +175,73 @@ impl Driver {
         self.client.time().now()
     }
 
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
     fn next_timeout(&self) -> Instant {
-        let far = self.now() + Duration::from_secs(3_600);
-        let revocation = self.revocations.iter().filter(|revocation| !revocation.is_committing).map(|it| it.deadline);
+        let far = self.now() + LONGEST_SLEEP;
         let closing = self.closing.iter().map(|closing| closing.finish_by);
-        let commit = self.commit_at.filter(|_| !self.is_committing);
-        // The consumer does not say when it has found a position.
-        let position = (!self.unpositioned.is_empty()).then(|| self.now() + POSITION_CHECK);
-        revocation
-            .chain(closing)
-            .chain(commit)
-            .chain(position)
-            .chain(self.engine.next_timeout())
-            .min()
-            .unwrap_or(far)
-            .min(far)
+        let due = closing.chain(self.next_commit()).chain(self.engine.next_timeout()).min();
+        due.unwrap_or(far).min(far)
     }
 
     fn handle_event(&mut self, event: ConsumerEvent) {
+        self.clear_alarm_of_consumer(None);
         match event {
             ConsumerEvent::Records(set) => self.handle_records(&set),
-            ConsumerEvent::Assigned(assignment) => {
-                let partitions = assignment.partitions().to_vec();
-                let epoch = assignment.epoch();
-                for partition in &partitions {
-                    // What is still out from an earlier assignment must not be committed in this one's name.
-                    self.engine.remove(partition);
-                    self.held.insert(partition.clone(), epoch);
-                    self.unpositioned.insert(partition.clone());
-                }
-                self.is_assigned = true;
-                self.background.spawn(find_foreign_members(
-                    self.client.clone(),
-                    self.settings.group.clone(),
-                    self.settings.bus.clone(),
-                ));
-                self.engine.tell(SubscriptionEvent::Assigned { partitions: names(&partitions) });
-            }
-            ConsumerEvent::Revoked(guard) => {
-                for partition in guard.partitions() {
-                    self.engine.drain(partition);
-                }
-                // A tenth of the time that the group allows is kept for the commit.
-                let now = self.now();
-                let allowed = guard.deadline().saturating_duration_since(now).mul_f64(0.9);
-                let deadline = now + allowed.min(self.settings.revoke_timeout);
-                self.revocations.push(Revocation { guard, deadline, is_committing: false });
-            }
+            ConsumerEvent::Assigned(assignment) => self.handle_assigned(assignment.partitions(), assignment.epoch()),
+            ConsumerEvent::Revoked(guard) => self.handle_revoked(guard),
             ConsumerEvent::Lost(partitions) => {
                 for partition in &partitions {
                     self.forget(partition);
                 }
-                self.engine.tell(SubscriptionEvent::Lost { partitions: names(&partitions) });
+                self.forget_revoked(&partitions);
+                self.engine.tell(SubscriptionEvent::Lost { partitions: reporting::names(&partitions) });
             }
             // The client may learn to tell more; none of it can be about records.
             _ => {}
         }
     }
 
-    /// Begins partitions whose first offset the consumer has found out.
-    fn take_up_positioned(&mut self) {
-        let (consumer, engine) = (&self.consumer, &mut self.engine);
-        self.unpositioned.retain(|partition| match consumer.position(partition) {
-            Some(position) => {
-                engine.assign(partition.clone(), position, position);
-                false
-            }
-            None => true,
-        });
-    }
-
     fn handle_records(&mut self, set: &RecordSet) {
         let partition = set.topic_partition();
         // A set of an assignment that is over: whoever holds the partition now reads it again.
-        if self.held.get(partition) != Some(&set.epoch()) {
+        if self.held.get(partition) != Some(&set.epoch()) || self.closing.is_some() {
             return;
         }
+        self.clear_alarm_of_consumer(Some(partition));
         let mut records = set.iter().map(|record| raw_record(&partition.topic, &record)).peekable();
-        if self.unpositioned.remove(partition)
-            && let Some(first) = records.peek()
+        if let Some(first) = records.peek()
+            && self.unpositioned.remove(partition)
         {
             self.engine.assign(partition.clone(), first.offset, first.offset);
         }
         self.engine.take_in(partition, records, set.next_offset());
     }
 
+    fn handle_error(&mut self, error: &ConsumeError) {
+        match error {
+            // Neither can it end by itself nor does the bus let it begin anywhere unsaid.
+            ConsumeError::NoOffset(_) => self.take_up_resets(),
+            error if is_fatal(error) => {
+                let reason = StopReason::Consumer { message: describe(error) };
+                self.begin_close(UNASKED_CLOSE, Some(reason), None);
+            }
+            error => self.raise_alarm_of_consumer(error),
+        }
+    }
+
+    /// Ends whatever is known of a partition. Returns how many of its records were begun and not finished.
     fn forget(&mut self, partition: &TopicPartition) -> usize {
         self.held.remove(partition);
         self.unpositioned.remove(partition);
+        self.starting.remove(partition);
+        self.clear_alarm_of_consumer(Some(partition));
         for seek in self.seeks.extract_if(.., |seek| seek.partition == *partition) {
             let (topic, partition) = (partition.topic.to_string(), partition.partition);
-            let _ = seek.reply.send(Err(SubscriptionError::NotAssigned { topic, partition }));
+            seek.answer(Err(SubscriptionError::NotAssigned { topic, partition }));
         }
         self.engine.remove(partition)
     }
@@ -282,86 +264,20 @@ impl Driver {
                 let _ = reply.send(());
             }
             Command::Seek { topic, partition, to, reply } => self.begin_seek(topic, partition, to, reply),
-            Command::Close { deadline, reply } => self.begin_close(deadline, None, Some(reply)),
+            Command::Close { limit, reply } => self.begin_close(limit, None, Some(reply)),
         }
-    }
-
-    fn carry_on_revocations(&mut self, now: Instant) {
-        for index in 0..self.revocations.len() {
-            let revocation = &mut self.revocations[index];
-            let partitions = revocation.guard.partitions().to_vec();
-            let is_drained = partitions.iter().all(|partition| self.engine.is_drained(partition));
-            if revocation.is_committing || !(is_drained || now >= revocation.deadline) {
-                continue;
-            }
-            revocation.is_committing = true;
-            let offsets = self.engine.uncommitted_offsets();
-            let offsets = offsets.into_iter().filter(|(partition, _)| partitions.contains(partition)).collect();
-            self.spawn_commit(offsets, partitions);
-        }
-    }
-
-    fn commit_if_due(&mut self, now: Instant) {
-        if self.is_committing {
-            return;
-        }
-        if !self.engine.is_dirty() {
-            self.commit_at = None;
-            return;
-        }
-        let commit_at = *self.commit_at.get_or_insert(now + self.settings.commit_interval);
-        if now < commit_at && self.engine.uncommitted() < self.settings.commit_records {
-            return;
-        }
-        self.commit_at = None;
-        self.is_committing = true;
-        self.engine.begin_commit();
-        let offsets = self.engine.uncommitted_offsets();
-        self.spawn_commit(offsets, Vec::new());
-    }
-
-    fn spawn_commit(&mut self, offsets: Vec<(TopicPartition, i64)>, given_up: Vec<TopicPartition>) {
-        let held = &self.held;
-        let offsets = offsets
-            .into_iter()
-            .filter_map(|(partition, offset)| held.get(&partition).map(|epoch| (partition, offset, *epoch)))
-            .collect();
-        self.background.spawn(commit(self.consumer.clone(), offsets, given_up));
     }
 
     fn handle_background(&mut self, done: Background) {
         match done {
-            Background::Committed { committed, error, given_up, .. } => {
-                for (partition, offset) in &committed {
-                    self.engine.committed(partition, *offset);
-                }
-                if let Some(error) = error {
-                    self.engine.tell(SubscriptionEvent::CommitFailed { error });
-                }
-                if given_up.is_empty() {
-                    self.is_committing = false;
-                } else {
-                    self.give_up(&given_up);
-                }
-            }
-            Background::Found { partition, result } => self.handle_found(&partition, result),
-            Background::ForeignMembers(members) => {
-                tracing::warn!(
-                    group = self.settings.group,
-                    ?members,
-                    "the group is shared with members that read other topics"
-                );
-                self.engine.tell(SubscriptionEvent::ForeignMembers { members });
-            }
+            Background::Committed(commit) => self.handle_committed(commit),
+            Background::Begins { epoch, begins } => self.handle_begins(epoch, begins),
+            Background::NoBegins { epoch, partitions, error } => self.handle_no_begins(epoch, partitions, error),
+            Background::Found { number, result } => self.handle_found(number, result),
+            Background::ForeignMembers(members) => self.handle_foreign_members(members),
+            Background::PartitionCounts(counts) => self.handle_partition_counts(counts),
             Background::Nothing => {}
         }
-    }
-
-    /// Gives revoked partitions up: their commit has been answered.
-    fn give_up(&mut self, partitions: &[TopicPartition]) {
-        let unfinished = partitions.iter().map(|partition| self.forget(partition)).sum();
-        self.revocations.retain(|revocation| revocation.guard.partitions() != partitions);
-        self.engine.tell(SubscriptionEvent::Revoked { partitions: names(partitions), unfinished });
     }
 
     fn apply_flow(&mut self) {
@@ -375,80 +291,4 @@ impl Driver {
         }
         self.is_full = self.engine.is_full();
     }
-
-    fn state(&self) -> SubscriptionState {
-        if self.closing.is_some() {
-            return SubscriptionState::Closing;
-        }
-        let is_ready = self.is_assigned && self.unpositioned.is_empty() && self.are_topics_known();
-        match (is_ready, self.is_paused) {
-            (false, _) => SubscriptionState::Joining,
-            (true, false) => SubscriptionState::Running,
-            (true, true) => SubscriptionState::Paused,
-        }
-    }
-
-    /// A member of a large group may have no partition, and is ready; one whose topic does not exist yet is not.
-    fn are_topics_known(&self) -> bool {
-        if !self.held.is_empty() {
-            return true;
-        }
-        let cluster = self.client.metadata();
-        let exists =
-            |name: &String| cluster.topics.iter().any(|topic| topic.name == *name && !topic.partitions.is_empty());
-        self.settings.topics.iter().all(exists)
-    }
-
-    fn publish_status(&mut self) {
-        let state = self.state();
-        let (records, bytes) = self.engine.in_flight();
-        let (counts, running, parked) = (self.engine.counts(), self.engine.running(), self.engine.parked());
-        let (held_dead_letters, is_full) = (self.engine.held(), self.is_full);
-        let held = &self.held;
-        self.status.send_if_modified(|status| {
-            let is_same = status.state == state
-                && status.counts == counts
-                && (status.records, status.bytes) == (records, bytes)
-                && (status.running, status.parked) == (running, parked)
-                && (status.held_dead_letters, status.is_full) == (held_dead_letters, is_full)
-                && status.partitions.len() == held.len()
-                && status
-                    .partitions
-                    .iter()
-                    .zip(held.keys())
-                    .all(|(known, now)| known.0 == *now.topic && known.1 == now.partition);
-            if is_same {
-                return false;
-            }
-            let partitions = names(held.keys());
-            *status = SubscriptionStatus {
-                state,
-                partitions,
-                counts,
-                records,
-                bytes,
-                running,
-                parked,
-                held_dead_letters,
-                is_full,
-            };
-            true
-        });
-    }
-}
-
-fn names<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Vec<(String, i32)> {
-    partitions.into_iter().map(|partition| (partition.topic.to_string(), partition.partition)).collect()
-}
-
-/// An error with what is behind it, as one line.
-pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -360,14 +360,9 @@ impl Engine {
             .collect()
     }
 
-    /// The offset that a partition may be committed at.
-    pub(crate) fn watermark(&self, id: &TopicPartition) -> Option<i64> {
-        self.partitions.get(id).map(|partition| partition.lanes.watermark())
-    }
-
-    /// The offset that it is committed at, as far as known.
-    pub(crate) fn committed_offset(&self, id: &TopicPartition) -> Option<i64> {
-        self.partitions.get(id).map(|partition| partition.committed)
+    /// Where a partition continues behind what was taken in.
+    pub(crate) fn end(&self, id: &TopicPartition) -> Option<i64> {
+        self.partitions.get(id).map(|partition| partition.lanes.end())
     }
 
     /// Whether a full budget keeps any partition from being fetched.
@@ -475,8 +470,12 @@ impl Engine {
     pub(crate) fn remove(&mut self, id: &TopicPartition) -> usize {
         let Some(partition) = self.partitions.remove(id) else { return 0 };
         partition.cancel.send_replace(true);
-        self.held.retain(|(held, _)| held != id);
-        partition.lanes.running() + partition.lanes.parked()
+        for (_, offset) in self.held.extract_if(.., |(held, _)| held == id) {
+            let (topic, partition) = (id.topic.as_ref().to_owned(), id.partition);
+            // An error means only that nobody listens.
+            let _ = self.events.send(SubscriptionEvent::DeadLetterReleased { topic, partition, offset });
+        }
+        partition.lanes.begun()
     }
 
     /// Ends every task at once and says how many records were begun and not finished.

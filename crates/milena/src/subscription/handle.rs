@@ -10,8 +10,8 @@ use super::status::{StopReason, SubscriptionEvent, SubscriptionState, Subscripti
 
 /// A running subscription.
 ///
-/// Clones name the same subscription. Dropping them all leaves it running for as long as its bus lives; ending it is
-/// [`close`](Self::close).
+/// Clones name the same subscription. It runs until it is closed, or until the last handle of its bus *and* the last of
+/// these are dropped, whichever is later; ending it is [`close`](Self::close).
 #[derive(Debug, Clone)]
 pub struct Subscription(Arc<Inner>);
 
@@ -24,6 +24,9 @@ struct Inner {
     events: broadcast::WeakSender<SubscriptionEvent>,
 }
 
+/// What a longer time to close in is cut to: as good as for ever, and adding it to a time can't overflow.
+pub(crate) const LONGEST_CLOSE: Duration = Duration::from_secs(24 * 3_600);
+
 /// What a handle asks of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -31,7 +34,7 @@ pub(crate) enum Command {
     Resume(oneshot::Sender<()>),
     SetConcurrency(usize, oneshot::Sender<()>),
     Seek { topic: String, partition: i32, to: SeekTo, reply: oneshot::Sender<Result<(), SubscriptionError>> },
-    Close { deadline: Duration, reply: oneshot::Sender<CloseReport> },
+    Close { limit: Duration, reply: oneshot::Sender<CloseReport> },
 }
 
 /// Where to go on reading a partition.
@@ -63,12 +66,18 @@ pub struct CloseReport {
     pub uncommitted: usize,
     /// Published events whose outcome is not known, as the deadline came before their acknowledgement.
     pub unconfirmed: usize,
+    /// Published events that were not written, and never will be: the deadline came before they were sent, or a broker
+    /// refused them meanwhile.
+    pub failed: usize,
+    /// Subscriptions of which no more is known: they did not report by the deadline, or their task died.
+    pub unclosed: usize,
 }
 
 impl CloseReport {
     /// Whether nothing was left: everything begun was finished, committed and acknowledged.
     pub fn is_complete(&self) -> bool {
-        self.left == 0 && self.uncommitted == 0 && self.unconfirmed == 0
+        let Self { left, uncommitted, unconfirmed, failed, unclosed, .. } = self;
+        [left, uncommitted, unconfirmed, failed, unclosed].iter().all(|count| **count == 0)
     }
 
     pub(crate) fn add(&mut self, other: Self) {
@@ -77,6 +86,8 @@ impl CloseReport {
         self.left += other.left;
         self.uncommitted += other.uncommitted;
         self.unconfirmed += other.unconfirmed;
+        self.failed += other.failed;
+        self.unclosed += other.unclosed;
     }
 }
 
@@ -97,6 +108,20 @@ pub enum SubscriptionError {
         topic: String,
         /// The partition.
         partition: i32,
+    },
+    /// There is no such offset: what is there lies from `earliest` on, and the next event will be at `latest`.
+    #[error("{topic}-{partition} has no offset {offset}: seek from {earliest} to {latest}")]
+    OutOfRange {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset that was sought.
+        offset: i64,
+        /// Offset of the oldest event.
+        earliest: i64,
+        /// Offset behind the last one.
+        latest: i64,
     },
     /// The position to seek could not be found.
     #[error("{topic}-{partition} could not be sought: {message}")]
@@ -170,7 +195,7 @@ impl Subscription {
             .map(|status| status.clone());
         match seen {
             Ok(status) if is_wanted => Ok(status),
-            _ => Err(self.over()),
+            _ => Err(self.over().await),
         }
     }
 
@@ -214,10 +239,12 @@ impl Subscription {
     }
 
     /// Goes on reading a partition from elsewhere, once the handlers that run for it have ended. The new position is
-    /// committed, so that a restart goes on from it too.
+    /// committed, so that a restart goes on from it too. A later seek of the partition takes the place of one that has
+    /// not got there.
     ///
     /// # Errors
-    /// The partition is not assigned to this member, the position could not be found, or the subscription is over.
+    /// The partition is not assigned to this member, the position could not be found, there is no such offset, another
+    /// seek came after it, or the subscription is closing or over. Nothing has changed then.
     ///
     /// # Cancel safety
     /// Once polled, the command is carried out even if the future is dropped.
@@ -228,31 +255,42 @@ impl Subscription {
 
     /// Unsubscribes: stops fetching, finishes what was begun, commits, and leaves the group, all within `deadline`.
     ///
-    /// Handlers that still run at the deadline are dropped at their next await, and counted as left. Closing what is
-    /// over already returns its last counts.
+    /// Handlers that still run at the deadline are dropped at their next await, and counted as left. Of several calls
+    /// the earliest deadline holds. Closing what is over already returns what its end left behind.
     ///
     /// # Cancel safety
     /// Once polled, the close goes on even if the future is dropped.
     pub async fn close(&self, deadline: Duration) -> CloseReport {
-        match self.ask(|reply| Command::Close { deadline, reply }).await {
-            Ok(report) => report,
-            Err(_) => {
-                let counts = self.status().counts;
-                CloseReport { handled: counts.handled, dead_lettered: counts.dead_lettered, ..CloseReport::default() }
-            }
-        }
+        let limit = deadline.min(LONGEST_CLOSE);
+        let asked = self.ask(|reply| Command::Close { limit, reply });
+        let over = match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(report)) => Some(report),
+            Ok(Err(_)) | Err(_) => self.status().report,
+        };
+        let counts = self.status().counts;
+        over.unwrap_or(CloseReport {
+            handled: counts.handled,
+            dead_lettered: counts.dead_lettered,
+            unclosed: 1,
+            ..CloseReport::default()
+        })
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, SubscriptionError> {
         let (reply, answer) = oneshot::channel();
-        self.0.commands.send(command(reply)).await.map_err(|_| self.over())?;
-        answer.await.map_err(|_| self.over())
+        let is_sent = self.0.commands.send(command(reply)).await.is_ok();
+        match answer.await {
+            Ok(answer) if is_sent => Ok(answer),
+            _ => Err(self.over().await),
+        }
     }
 
-    /// Why it can't do what was asked.
-    fn over(&self) -> SubscriptionError {
-        match &self.0.status.borrow().state {
-            SubscriptionState::Stopped(reason) => SubscriptionError::Stopped(reason.clone()),
+    /// Why it can't do what was asked. Its last status is published right after its commands are refused.
+    async fn over(&self) -> SubscriptionError {
+        let mut status = self.0.status.clone();
+        let last = status.wait_for(|status| status.state.is_over()).await;
+        match last.as_deref().map(|status| &status.state) {
+            Ok(SubscriptionState::Stopped(reason)) => SubscriptionError::Stopped(reason.clone()),
             _ => SubscriptionError::Closed,
         }
     }

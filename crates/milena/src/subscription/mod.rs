@@ -21,3 +21,4 @@ pub use handle::{CloseReport, SeekTo, Subscription, SubscriptionError, Subscript
 pub use status::{Counts, StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};
 
 pub(crate) use driver::describe;
+pub(crate) use handle::LONGEST_CLOSE;

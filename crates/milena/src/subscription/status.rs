@@ -1,12 +1,14 @@
 //! What a subscription tells about itself: events as they happen, counters, and the state it is in.
 
+use super::handle::CloseReport;
 use crate::policy::FailureKind;
 
-/// Something worth knowing about a subscription. Alarms come in pairs: raised, then cleared.
+/// Something worth knowing about a subscription. Alarms come in pairs: raised, then cleared, unless the subscription
+/// ends first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscriptionEvent {
-    /// Partitions were given to this member, and positioned.
+    /// Partitions were given to this member; none, if a rebalance added nothing.
     Assigned {
         /// Topic and partition, each.
         partitions: Vec<(String, i32)>,
@@ -55,10 +57,57 @@ pub enum SubscriptionEvent {
         /// Its offset.
         offset: i64,
     },
+    /// Alarm cleared: the dead letter is not written, but its partition is given up, lost or read from elsewhere, and
+    /// its offset is not committed: whoever reads it next tries again.
+    DeadLetterReleased {
+        /// Topic the record was read from.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// Its offset.
+        offset: i64,
+    },
     /// Alarm: a commit failed. It is tried again; a crash before that replays more than usual.
     CommitFailed {
         /// Why.
         error: String,
+    },
+    /// Alarm cleared: a commit was acknowledged.
+    CommitRecovered,
+    /// Alarm: a partition can't be read, or the consumer as a whole can't do something. It is tried again.
+    ConsumerFailed {
+        /// Topic and partition, if it is about one.
+        partition: Option<(String, i32)>,
+        /// Why.
+        error: String,
+    },
+    /// Alarm cleared: records of the partition came, or it is somebody else's; or the consumer goes on.
+    ConsumerRecovered {
+        /// Topic and partition, if it was about one.
+        partition: Option<(String, i32)>,
+    },
+    /// The broker no longer has the position: retention overtook the group, or the log was cut off. The subscription
+    /// goes on with the oldest event there is. If that is behind, what lies between is gone; if it is before, events
+    /// are handled again.
+    PositionLost {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The position that is gone.
+        from: i64,
+        /// Where it goes on.
+        to: i64,
+    },
+    /// A topic has more partitions than before. Aggregates move to other partitions with that: what was published
+    /// before and after is not in order.
+    PartitionsAdded {
+        /// The topic.
+        topic: String,
+        /// Partitions before.
+        before: usize,
+        /// Partitions now.
+        now: usize,
     },
     /// Alarm: the group has members that are subscribed to other topics, so it is shared with something else. Each
     /// rebalance of theirs stops this subscription too.
@@ -66,6 +115,8 @@ pub enum SubscriptionEvent {
         /// Their member ids.
         members: Vec<String>,
     },
+    /// Alarm cleared: the group has no such members any more.
+    ForeignMembersGone,
     /// The subscription has stopped by itself.
     Stopped {
         /// Why.
@@ -92,6 +143,12 @@ pub enum StopReason {
     /// The consumer failed in a way that it can't recover from by itself.
     #[error("the consumer failed: {message}")]
     Consumer {
+        /// What it said.
+        message: String,
+    },
+    /// The subscription's own task panicked: a fault of this library. Nothing more is committed.
+    #[error("the subscription panicked: {message}")]
+    Panicked {
         /// What it said.
         message: String,
     },
@@ -161,4 +218,8 @@ pub struct SubscriptionStatus {
     pub held_dead_letters: usize,
     /// Whether a full budget keeps a partition from being fetched.
     pub is_full: bool,
+    /// What the consumer can't do at present, if anything: why it may not become ready. It is tried again.
+    pub trouble: Option<String>,
+    /// What its close left behind, once it is over; `None` if it ended otherwise.
+    pub report: Option<CloseReport>,
 }

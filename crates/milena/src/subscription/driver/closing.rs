@@ -1,18 +1,22 @@
-//! How a subscription ends: what was begun is finished, committed, and the group is left, all by a deadline.
+//! How a subscription ends: what was begun is finished, committed, and the group is left, all by a deadline. From its
+//! first moment nothing new is begun, whatever is assigned or asked for meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use milena_client::TopicPartition;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Driver, describe};
-use crate::subscription::background::Background;
-use crate::subscription::handle::CloseReport;
+use crate::subscription::background::{Background, Commit};
+use crate::subscription::handle::{CloseReport, LONGEST_CLOSE, SubscriptionError};
 use crate::subscription::status::{StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};
 
-/// The part of a close's time that is for finishing; the rest is for committing and leaving the group.
+/// The part of a close's time that is for finishing; what follows is for committing and leaving the group.
 const FINISHING_SHARE: f64 = 0.8;
+/// The part of a close's time by which all is over, so that whoever waits hears of it in time.
+const WORKING_SHARE: f64 = 0.95;
 
 /// A subscription that is on its way out.
 pub(super) struct Closing {
@@ -25,52 +29,58 @@ pub(super) struct Closing {
 }
 
 impl Driver {
+    /// Begins to close, or brings the close forward that has begun.
     pub(super) fn begin_close(
         &mut self,
         limit: Duration,
         reason: Option<StopReason>,
         reply: Option<oneshot::Sender<CloseReport>>,
     ) {
-        let now = self.now();
-        let closing = self.closing.get_or_insert_with(|| {
-            self.engine.drain_all();
-            let limit = limit.min(Duration::from_secs(24 * 3_600));
-            let finish_by = now + limit.mul_f64(FINISHING_SHARE);
-            Closing { finish_by, deadline: now + limit, reason, replies: Vec::new() }
-        });
-        closing.replies.extend(reply);
+        let (now, limit) = (self.now(), limit.min(LONGEST_CLOSE));
+        let (finish_by, deadline) = (now + limit.mul_f64(FINISHING_SHARE), now + limit.mul_f64(WORKING_SHARE));
+        match &mut self.closing {
+            Some(closing) => {
+                closing.finish_by = closing.finish_by.min(finish_by);
+                closing.deadline = closing.deadline.min(deadline);
+                closing.replies.extend(reply);
+            }
+            None => {
+                self.closing = Some(Closing { finish_by, deadline, reason, replies: reply.into_iter().collect() });
+                self.begin_nothing_more();
+            }
+        }
     }
 
+    fn begin_nothing_more(&mut self) {
+        self.engine.drain_all();
+        self.starting.clear();
+        for partition in std::mem::take(&mut self.unpositioned) {
+            let _ = self.consumer.pause(&partition);
+        }
+        for seek in std::mem::take(&mut self.seeks) {
+            seek.answer(Err(SubscriptionError::Closed));
+        }
+    }
+
+    /// Whether nothing is left to finish, or no time to finish it. A revocation that is ripe is then being committed.
     pub(super) fn is_finished(&self, closing: &Closing) -> bool {
-        self.now() >= closing.finish_by
-            || (self.engine.are_all_drained() && self.revocations.iter().all(|revocation| revocation.is_committing))
+        self.now() >= closing.finish_by || self.engine.are_all_drained()
     }
 
     /// Commits, leaves the group and reports. The engine has finished, or has no time left to.
     pub(super) async fn end(mut self) {
         let Some(closing) = self.closing.take() else { return };
         let left_until = |deadline: Instant, now: Instant| deadline.saturating_duration_since(now);
-        let offsets = self.engine.uncommitted_offsets();
         let counts = self.engine.counts();
         let mut report =
             CloseReport { handled: counts.handled, dead_lettered: counts.dead_lettered, ..CloseReport::default() };
+        let mut uncommitted: BTreeMap<TopicPartition, i64> = self.engine.uncommitted_offsets().into_iter().collect();
         report.left = self.engine.abort();
 
-        // Commits that are under way come first: the lane keeps their order.
-        let partitions = offsets.len();
-        self.spawn_commit(offsets, Vec::new());
-        let commits = async {
-            let mut uncommitted = BTreeSet::new();
-            while let Some(done) = self.background.join_next().await {
-                if let Ok(Background::Committed { committed, refused, .. }) = done {
-                    uncommitted.extend(refused);
-                    uncommitted.retain(|partition| !committed.iter().any(|(it, _)| it == partition));
-                }
-            }
-            uncommitted.len()
-        };
         let left = left_until(closing.deadline, self.client.time().now());
-        report.uncommitted = timeout(left.mul_f64(0.5), commits).await.unwrap_or(partitions);
+        // At the deadline, what is not acknowledged counts as uncommitted.
+        let _ = timeout(left.mul_f64(0.5), self.commit_the_rest(&mut uncommitted)).await;
+        report.uncommitted = uncommitted.len();
         self.revocations.clear();
         let left = left_until(closing.deadline, self.client.time().now());
         if let Err(error) = self.consumer.close(left).await {
@@ -86,11 +96,36 @@ impl Driver {
         };
         let Self { status, commands, consumer, engine, background, .. } = self;
         drop((consumer, engine, background));
-        status.send_replace(SubscriptionStatus { state, counts, ..SubscriptionStatus::default() });
+        status.send_replace(SubscriptionStatus { state, counts, report: Some(report), ..Default::default() });
         // From here on a handle finds the subscription over.
         drop(commands);
         for reply in closing.replies {
             let _ = reply.send(report);
+        }
+    }
+
+    /// Waits for the commit that is out, then commits what it did not cover. Nothing else that is under way matters now.
+    async fn commit_the_rest(&mut self, uncommitted: &mut BTreeMap<TopicPartition, i64>) {
+        self.wait_for_commit(uncommitted).await;
+        if !uncommitted.is_empty() {
+            let rest = uncommitted.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
+            self.spawn_commit(rest, None);
+            self.wait_for_commit(uncommitted).await;
+        }
+    }
+
+    async fn wait_for_commit(&mut self, uncommitted: &mut BTreeMap<TopicPartition, i64>) {
+        while self.commits.is_out {
+            let Some(done) = self.background.join_next().await else { return };
+            let Ok(Background::Committed(Commit { committed, stale, .. })) = done else { continue };
+            self.commits.is_out = false;
+            for (partition, offset, _) in &committed {
+                uncommitted.retain(|it, at| !(it == partition && at == offset));
+            }
+            // Whoever has the partition by now decides what is committed.
+            for partition in &stale {
+                uncommitted.remove(partition);
+            }
         }
     }
 }
