@@ -31,6 +31,7 @@ use milena_protocol::messages::metadata_request::MetadataRequestTopic;
 use milena_protocol::messages::metadata_response::MetadataResponseTopic;
 use milena_protocol::messages::produce_request::PartitionProduceData;
 use milena_protocol::messages::produce_request::TopicProduceData;
+use milena_protocol::messages::produce_response::PartitionProduceResponse;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -82,6 +83,26 @@ impl Wire {
             return Err(format!("correlation id {correlation_id} instead of {}", self.correlation_id).into());
         }
         Ok(milena_protocol::Decode::decode_exact(version, body)?)
+    }
+
+    /// Produces to a partition, whoever leads it, and gives back the whole answer.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn produce(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        records: Option<Bytes>,
+        acks: i16,
+    ) -> Outcome<PartitionProduceResponse> {
+        let partition_data = vec![PartitionProduceData { index: partition, records }];
+        let name = TopicName::from(topic.to_owned());
+        let topic_data = vec![TopicProduceData { name, partition_data, ..Default::default() }];
+        let request = ProduceRequest { acks, timeout_ms: 10_000, topic_data, ..Default::default() };
+        let response = self.send(BY_NAME, &request).await?;
+        let topic = response.responses.into_iter().next().ok_or("the broker answers for the topic")?;
+        Ok(topic.partition_responses.into_iter().next().ok_or("the broker answers for the partition")?)
     }
 
     /// Sends a whole frame, length prefix included, and waits for one back; gives it without its prefix.
@@ -260,14 +281,8 @@ impl Wires {
     /// # Errors
     /// As [`Wire::send`].
     pub async fn produce(&mut self, topic: &str, partition: i32, batch: Bytes) -> Outcome<(ErrorCode, i64)> {
-        let partition_data = vec![PartitionProduceData { index: partition, records: Some(batch) }];
-        let name = TopicName::from(topic.to_owned());
-        let topic_data = vec![TopicProduceData { name, partition_data, ..Default::default() }];
-        let request = ProduceRequest { acks: -1, timeout_ms: 10_000, topic_data, ..Default::default() };
-        let response = self.leader(topic, partition).await?.send(BY_NAME, &request).await?;
-        let topic = response.responses.first().ok_or("the broker answers for the topic")?;
-        let partition = topic.partition_responses.first().ok_or("the broker answers for the partition")?;
-        Ok((partition.error_code, partition.base_offset))
+        let answer = self.leader(topic, partition).await?.produce(topic, partition, Some(batch), -1).await?;
+        Ok((answer.error_code, answer.base_offset))
     }
 
     /// Fetches from `offset`, without a session, waiting up to half a second for a byte.

@@ -3,7 +3,9 @@
 //! As Kafka: batches are checked (CRC, records, timestamps, size), idempotence is enforced, NOT_LEADER answers carry the
 //! new leader from version 10 (KIP-951), topics go by id from version 13 (KIP-516), a failed `acks=0` request closes the
 //! connection. Unlike Kafka: replication is instant, so `acks=all` waits for nobody, though `min.insync.replicas` is
-//! enforced; a topic's `compression.type` is not, batches stay as they were compressed.
+//! enforced; a topic's `compression.type` is not, batches stay as they were compressed. Attributes that Kafka doesn't know,
+//! and record offsets inside a batch that don't rise, are refused; null records are refused where Kafka never answers; a
+//! transaction's partitions need not have been added to it.
 
 use std::collections::BTreeSet;
 
@@ -22,9 +24,9 @@ use tracing::debug;
 
 use super::{Disconnect, NoReply, RequestContext, Subject};
 use crate::{
-    cluster::{Partition, Topic},
+    cluster::{PartitionState, Topic},
     fault::Touched,
-    log::{Appended, BatchRules, RejectedBatch, check_produced},
+    log::{Appended, BatchRules, RejectedBatch, check_produced, check_transactional, only_batch},
 };
 
 pub(crate) const VERSIONS: VersionRange = VersionRange::new(3, 13);
@@ -57,7 +59,10 @@ struct Outcome {
 
 impl Outcome {
     fn refused(code: ErrorCode) -> Self {
-        let rejected = RejectedBatch { code, message: String::new(), records: Vec::new() };
+        Self::rejected(RejectedBatch::at_once(code, ""))
+    }
+
+    fn rejected(rejected: RejectedBatch) -> Self {
         Self { result: Err(rejected), log_start_offset: -1, leader: None }
     }
 }
@@ -66,15 +71,19 @@ pub(crate) async fn handle(cx: &RequestContext<'_>, request: ProduceRequest) -> 
     let mut response = ProduceResponse::default();
     let mut leaders = BTreeSet::new();
     let mut failed = false;
+    let refused = refuses_all(&request);
     for data in request.topic_data {
         let topic = cx.core.cluster.resolve(&data.name, data.topic_id, cx.version >= TOPIC_IDS);
         let mut partition_responses = Vec::with_capacity(data.partition_data.len());
         for partition in data.partition_data {
             let index = partition.index;
-            let outcome = match &topic {
-                Ok(_) if !(-1..=1).contains(&request.acks) => Outcome::refused(ErrorCode::INVALID_REQUIRED_ACKS),
-                Ok(topic) => produce(cx, topic, partition, request.acks),
-                Err(code) => Outcome::refused(*code),
+            let outcome = match (&refused, &topic) {
+                (Some(rejected), _) => Outcome::rejected(rejected.clone()),
+                (None, Ok(_)) if !(-1..=1).contains(&request.acks) => {
+                    Outcome::refused(ErrorCode::INVALID_REQUIRED_ACKS)
+                }
+                (None, Ok(topic)) => produce(cx, topic, partition, request.acks),
+                (None, Err(code)) => Outcome::refused(*code),
             };
             failed |= outcome.result.is_err();
             if cx.version >= LEADER_HINTS {
@@ -95,6 +104,13 @@ pub(crate) async fn handle(cx: &RequestContext<'_>, request: ProduceRequest) -> 
     Ok(response)
 }
 
+/// Why Kafka refuses the request as a whole, if it does.
+fn refuses_all(request: &ProduceRequest) -> Option<RejectedBatch> {
+    let is_named = request.transactional_id.is_some();
+    let mut partitions = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    partitions.find_map(|data| check_transactional(data.records.as_deref().unwrap_or_default(), is_named).err())
+}
+
 fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, acks: i16) -> Outcome {
     if let Some(code) = cx.effects.partition_error(&topic.name, data.index, false) {
         return Outcome::refused(code);
@@ -108,27 +124,42 @@ fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, a
     let rules = BatchRules {
         max_bytes: settings.max_message_bytes,
         needs_keys: settings.compacted,
-        zstd_allowed: cx.version >= ZSTD,
+        log_append_time: stamped,
         earliest_timestamp: if stamped { i64::MIN } else { now.saturating_sub(settings.timestamp_before_max_ms) },
         latest_timestamp: if stamped { i64::MAX } else { now.saturating_add(settings.timestamp_after_max_ms) },
     };
-    // Inflating and checking happen before the partition is locked.
-    let batch = match check_produced(data.records, &rules) {
+    let refuse = |rejected: RejectedBatch| {
+        debug!(topic = %topic.name, partition = data.index, code = %rejected.code, reason = rejected.message, "refused");
+        let log_start_offset = if rejected.by_log { partition.lock().log.start_offset() } else { -1 };
+        Outcome { log_start_offset, ..Outcome::rejected(rejected) }
+    };
+    let batch = match only_batch(data.records, cx.version >= ZSTD) {
         Ok(batch) => batch,
-        Err(rejected) => {
-            debug!(topic = %topic.name, partition = data.index, code = %rejected.code, reason = rejected.message, "refused");
-            let log_start_offset = log_start_beside(rejected.code, &partition);
-            return Outcome { result: Err(rejected), log_start_offset, leader: None };
+        Err(rejected) => return refuse(rejected),
+    };
+    let may_write = |state: &PartitionState| {
+        if let Err(code) = state.check_leader(cx.node, -1) {
+            let leader = state.leader.map(|leader| (leader, state.leader_epoch));
+            return Err(Outcome { leader, ..Outcome::refused(code) });
         }
+        if acks == -1 && state.in_sync.len() < settings.min_insync_replicas {
+            return Err(Outcome::refused(ErrorCode::NOT_ENOUGH_REPLICAS));
+        }
+        Ok(())
+    };
+    // Who leads is asked before the batch is looked into, and again when it is written: inflating and checking happen
+    // while the partition is not locked.
+    if let Err(outcome) = may_write(&partition.lock()) {
+        return outcome;
+    }
+    let batch = match check_produced(batch, &rules, format_args!("{}-{}", topic.name, data.index)) {
+        Ok(batch) => batch,
+        Err(rejected) => return refuse(rejected),
     };
     let outcome = {
         let mut state = partition.lock();
-        if let Err(code) = state.check_leader(cx.node, -1) {
-            let leader = state.leader.map(|leader| (leader, state.leader_epoch));
-            return Outcome { leader, ..Outcome::refused(code) };
-        }
-        if acks == -1 && state.in_sync.len() < settings.min_insync_replicas {
-            return Outcome::refused(ErrorCode::NOT_ENOUGH_REPLICAS);
+        if let Err(outcome) = may_write(&state) {
+            return outcome;
         }
         let epoch = state.leader_epoch;
         match state.log.append(batch, epoch, stamped.then_some(now)) {
@@ -145,14 +176,6 @@ fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, a
     }
 }
 
-/// Kafka says where the log starts beside errors of its log layer, and -1 beside those it finds before that.
-fn log_start_beside(code: ErrorCode, partition: &Partition) -> i64 {
-    match code {
-        ErrorCode::INVALID_TIMESTAMP | ErrorCode::UNKNOWN_SERVER_ERROR => partition.lock().log.start_offset(),
-        _ => -1,
-    }
-}
-
 fn answer(cx: &RequestContext<'_>, index: i32, outcome: Outcome) -> PartitionProduceResponse {
     let log_start_offset = outcome.log_start_offset;
     match outcome.result {
@@ -164,7 +187,7 @@ fn answer(cx: &RequestContext<'_>, index: i32, outcome: Outcome) -> PartitionPro
             ..Default::default()
         },
         Err(rejected) => {
-            let error_message = (!rejected.records.is_empty()).then(|| rejected.message.clone().into());
+            let error_message = rejected.told.then(|| rejected.message.clone().into());
             let record_errors = rejected.records.into_iter().map(|(batch_index, message)| BatchIndexAndErrorMessage {
                 batch_index,
                 batch_index_error_message: Some(message.into()),

@@ -1,6 +1,6 @@
 //! DeleteRecords (21), versions 0–2: raises the log start offset.
 //!
-//! As Kafka; offset -1 means the high watermark.
+//! As Kafka; offset -1 means the high watermark, and a topic that is only compacted refuses.
 
 use milena_protocol::{
     ErrorCode, VersionRange,
@@ -49,9 +49,13 @@ fn delete_records(cx: &RequestContext<'_>, topic: &str, index: i32, offset: i64)
         return Err(code);
     }
     let partition = cx.core.cluster.partition(topic, index)?;
+    let deletes = cx.core.cluster.topic(topic).is_none_or(|topic| topic.configs.read().settings().deletes);
     let low_watermark = {
         let mut state = partition.lock();
         state.check_leader(cx.node, -1)?;
+        if !deletes {
+            return Err(ErrorCode::POLICY_VIOLATION);
+        }
         let target = if offset == -1 { state.log.high_watermark() } else { offset };
         state.log.delete_before(target)?
     };

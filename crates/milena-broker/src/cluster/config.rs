@@ -225,6 +225,8 @@ pub(crate) struct TopicSettings {
     pub(crate) timestamp_before_max_ms: i64,
     pub(crate) timestamp_after_max_ms: i64,
     pub(crate) compacted: bool,
+    /// Whether old records may go: retention does so, and DeleteRecords on a client's behalf.
+    pub(crate) deletes: bool,
 }
 
 /// One topic's configs.
@@ -288,6 +290,7 @@ impl TopicConfigs {
             timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
             compacted: split_list(&value("cleanup.policy")).contains(&"compact"),
+            deletes: split_list(&value("cleanup.policy")).contains(&"delete"),
         }
     }
 }

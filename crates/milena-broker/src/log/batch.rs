@@ -1,12 +1,15 @@
 //! One batch: checked as it comes in, stored as it stays.
 //!
-//! A batch is kept as its producer wrote it: the 61 header bytes, in which base offset and leader epoch are patched,
-//! and the record section as a slice of the request's frame. Nothing here compresses or re-encodes.
+//! A batch is kept as its producer wrote it: the 61 header bytes, in which base offset, leader epoch and timestamps are
+//! patched, and a copy of the record section. A copy, because a slice would hold on to the whole read buffer or frame
+//! that the batch came in. Nothing here compresses or re-encodes.
+
+use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 use milena_protocol::{
     ErrorCode,
-    record::{CorruptBatch, Patch, ProducedBatch, RecordBatch, RecordError, Timestamps},
+    record::{CorruptBatch, Patch, ProducedBatch, RecordBatch, RecordError, RecordRef, TimestampType, Timestamps},
 };
 
 use super::producer_state::ProducerBatch;
@@ -17,15 +20,32 @@ pub(super) const HEADER_LEN: usize = milena_protocol::record::BATCH_HEADER_LEN;
 /// The most that one batch may inflate to while it is checked; a bomb is refused, not swallowed.
 const INFLATE_LIMIT: usize = 256 * 1024 * 1024;
 
-/// The smallest legal batch length: a header without records.
-const MIN_LENGTH: i32 = 49;
+/// The timestamp of a record that has none.
+const NO_TIMESTAMP: i64 = -1;
+
+/// Bytes of a batch of any format before what its length counts.
+const LOG_OVERHEAD: usize = 12;
+
+/// The shortest record of the oldest format: what claims to be shorter is damage.
+const MIN_RECORD: i32 = 14;
+
+/// Where the format's number, the attributes' low byte and the checksum's scope lie.
+const MAGIC_AT: usize = 16;
+const ATTRIBUTES_AT: usize = 22;
+const CRC_AT: usize = 17;
+const CRC_START: usize = 21;
+
+const CODEC_BITS: u8 = 0x07;
+const ZSTD_BITS: u8 = 0x04;
+const TRANSACTIONAL_BIT: u8 = 0x10;
 
 /// What a topic and the request's version ask of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchRules {
     pub(crate) max_bytes: usize,
     pub(crate) needs_keys: bool,
-    pub(crate) zstd_allowed: bool,
+    /// The broker stamps the records, so that their producer must not claim to have done so.
+    pub(crate) log_append_time: bool,
     /// Records that claim to be older, or newer than the next, are refused.
     pub(crate) earliest_timestamp: i64,
     pub(crate) latest_timestamp: i64,
@@ -35,6 +55,8 @@ pub(crate) struct BatchRules {
 #[derive(Debug)]
 pub(crate) struct CheckedBatch {
     batch: RecordBatch,
+    /// The record section, copied while the partition is not locked.
+    payload: Bytes,
     max_timestamp: i64,
     pub(super) producer: Option<ProducerBatch>,
     pub(super) transactional: bool,
@@ -44,92 +66,190 @@ pub(crate) struct CheckedBatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RejectedBatch {
     pub(crate) code: ErrorCode,
-    /// For the log; Kafka sends a message only beside per-record errors.
     pub(crate) message: String,
+    /// Whether the message goes to the producer; it is for our own log otherwise.
+    pub(crate) told: bool,
+    /// Whether the answer says where the log starts, as Kafka's does where the log itself was at work.
+    pub(crate) by_log: bool,
     /// Position in the batch and message of each record that is at fault (KIP-467).
     pub(crate) records: Vec<(i32, String)>,
 }
 
 impl RejectedBatch {
-    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), records: Vec::new() }
+    /// Found before any log was asked.
+    pub(crate) fn at_once(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), told: false, by_log: false, records: Vec::new() }
+    }
+
+    fn by_log(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { by_log: true, ..Self::at_once(code, message) }
     }
 }
 
-/// Checks the records field of a produce request as Kafka's `LogValidator` does.
-pub(crate) fn check_produced(records: Option<Bytes>, rules: &BatchRules) -> Result<CheckedBatch, RejectedBatch> {
-    let Some(records) = records.filter(|records| !records.is_empty()) else {
-        let message = "Produce requests must have at least one record batch per partition";
-        return Err(RejectedBatch::new(ErrorCode::INVALID_RECORD, message));
+/// The length of the batch that `bytes` begin with, by its framing alone; none if there are too few bytes for one
+/// (`ByteBufferLogInputStream.nextBatchSize`).
+fn next_batch(bytes: &[u8]) -> Result<Option<usize>, RejectedBatch> {
+    let Some(length) = bytes[..LOG_OVERHEAD.min(bytes.len())].get(8..).and_then(|bytes| bytes.first_chunk()) else {
+        return Ok(None);
     };
-    if records.len() > rules.max_bytes {
+    let length = i32::from_be_bytes(*length);
+    let corrupt = |message| RejectedBatch { told: true, ..RejectedBatch::at_once(ErrorCode::CORRUPT_MESSAGE, message) };
+    if length < MIN_RECORD {
+        let message = format!("Record size {length} is less than the minimum record overhead ({MIN_RECORD})");
+        return Err(corrupt(message));
+    }
+    let Some(magic) = bytes.get(MAGIC_AT) else { return Ok(None) };
+    if *magic > 2 {
+        return Err(corrupt(format!("Invalid magic found in record: {}", magic.cast_signed())));
+    }
+    let whole = LOG_OVERHEAD + usize::try_from(length).expect("checked above not to be negative");
+    Ok((whole <= bytes.len()).then_some(whole))
+}
+
+/// What Kafka refuses a whole request for, whichever partition it stands in: it looks for transactions before it looks
+/// at anything else, and has to find the batches for that.
+pub(crate) fn check_transactional(records: &[u8], is_named: bool) -> Result<(), RejectedBatch> {
+    let is_transactional = match next_batch(records)? {
+        Some(_) => records[MAGIC_AT] == 2 && records[ATTRIBUTES_AT] & TRANSACTIONAL_BIT != 0,
+        None => false,
+    };
+    if is_transactional && !is_named {
+        let message = "a transactional batch without a transactional id";
+        return Err(RejectedBatch::at_once(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, message));
+    }
+    Ok(())
+}
+
+/// The one batch of a records field, without stray bytes behind it (`ProduceRequest.validateRecords`).
+pub(crate) fn only_batch(records: Option<Bytes>, zstd_allowed: bool) -> Result<Bytes, RejectedBatch> {
+    let invalid = |message| Err(RejectedBatch::at_once(ErrorCode::INVALID_RECORD, message));
+    // Null never gets an answer from Kafka: it takes records that are not there for granted.
+    let records = records.unwrap_or_default();
+    let untold = |rejected| RejectedBatch { told: false, ..rejected };
+    let Some(length) = next_batch(&records).map_err(untold)? else {
+        return invalid("Produce requests must have at least one record batch per partition");
+    };
+    if records[MAGIC_AT] != 2 {
+        return invalid("Produce requests are only allowed to contain record batches with magic version 2");
+    }
+    if records[ATTRIBUTES_AT] & CODEC_BITS == ZSTD_BITS && !zstd_allowed {
+        let message = "Produce requests with version below 7 are not allowed to use ZStandard compression";
+        return Err(RejectedBatch::at_once(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message));
+    }
+    if next_batch(&records[length..]).map_err(untold)?.is_some() {
+        return invalid("Produce requests are only allowed to contain exactly one record batch per partition");
+    }
+    Ok(records.slice(..length))
+}
+
+/// Checks the batch of a produce request as Kafka's log does (`UnifiedLog.analyzeAndValidateRecords`, `LogValidator`).
+/// `partition` is named in messages.
+pub(crate) fn check_produced(
+    bytes: Bytes,
+    rules: &BatchRules,
+    partition: impl fmt::Display,
+) -> Result<CheckedBatch, RejectedBatch> {
+    if bytes.first_chunk() != Some(&0_i64.to_be_bytes()) {
+        let message = "The base offset of a record batch in the append must be 0.";
+        return Err(RejectedBatch::by_log(ErrorCode::INVALID_RECORD, message));
+    }
+    if bytes.len() > rules.max_bytes {
         let message = format!(
             "The record batch size in the append is {} bytes which exceeds the maximum configured value of {}.",
-            records.len(),
+            bytes.len(),
             rules.max_bytes
         );
-        return Err(RejectedBatch::new(ErrorCode::MESSAGE_TOO_LARGE, message));
+        return Err(RejectedBatch::at_once(ErrorCode::MESSAGE_TOO_LARGE, message));
     }
     let ProducedBatch { batch, max_timestamp, .. } =
-        ProducedBatch::validate(records, INFLATE_LIMIT).map_err(|error| reject(&error))?;
-    if batch.compression() == milena_protocol::compress::Compression::Zstd && !rules.zstd_allowed {
-        let message = "Produce requests with version below 7 are not allowed to use ZStandard compression";
-        return Err(RejectedBatch::new(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message));
-    }
-    if batch.base_offset() != 0 {
-        return Err(RejectedBatch::new(ErrorCode::INVALID_RECORD, "Record offsets of a producer must begin at 0."));
-    }
-    if rules.needs_keys {
-        check_keys(&batch)?;
-    }
-    let earliest = if batch.base_timestamp() < 0 { i64::MAX } else { batch.base_timestamp() };
-    if earliest < rules.earliest_timestamp || max_timestamp > rules.latest_timestamp {
-        let mut rejected = RejectedBatch::new(
-            ErrorCode::INVALID_TIMESTAMP,
-            "One or more records have been rejected due to invalid timestamp",
-        );
-        rejected.records.push((0, "Timestamp of message is out of range.".to_owned()));
-        return Err(rejected);
-    }
+        ProducedBatch::validate(bytes.clone(), INFLATE_LIMIT).map_err(|error| reject(&error, &bytes))?;
+    check_each(&batch, max_timestamp, rules, partition)?;
     let producer = (batch.producer_id() >= 0).then(|| ProducerBatch {
         producer_id: batch.producer_id(),
         epoch: batch.producer_epoch(),
         base_sequence: batch.base_sequence(),
         last_offset_delta: batch.last_offset_delta(),
     });
-    Ok(CheckedBatch { max_timestamp, producer, transactional: batch.is_transactional(), batch })
+    let payload = Bytes::copy_from_slice(&batch.bytes()[HEADER_LEN..]);
+    Ok(CheckedBatch { max_timestamp, producer, transactional: batch.is_transactional(), payload, batch })
 }
 
-fn check_keys(batch: &RecordBatch) -> Result<(), RejectedBatch> {
-    let records = batch.records(INFLATE_LIMIT).map_err(|error| reject(&error))?;
-    let keyless = records.iter().enumerate().filter(|(_, record)| record.as_ref().is_ok_and(|r| r.key.is_none()));
-    let keyless: Vec<_> = keyless
-        .map(|(index, _)| {
-            let index = i32::try_from(index).unwrap_or(i32::MAX);
-            (index, "Compacted topic cannot accept message without key.".to_owned())
-        })
-        .collect();
-    if keyless.is_empty() {
+/// Keys and timestamps, record by record where the header doesn't say enough.
+fn check_each(
+    batch: &RecordBatch,
+    max_timestamp: i64,
+    rules: &BatchRules,
+    partition: impl fmt::Display,
+) -> Result<(), RejectedBatch> {
+    let (earliest, latest) = (rules.earliest_timestamp, rules.latest_timestamp);
+    let claims_to_be_stamped = rules.log_append_time && batch.timestamp_type() == TimestampType::LogAppendTime;
+    if !(rules.needs_keys || claims_to_be_stamped || earliest > 0 || max_timestamp > latest) {
         return Ok(());
     }
-    let message = "One or more records have been rejected";
-    Err(RejectedBatch { code: ErrorCode::INVALID_RECORD, message: message.to_owned(), records: keyless })
+    let records = batch.records(INFLATE_LIMIT).map_err(|error| reject(&error, batch.bytes()))?;
+    let mut at_fault = Vec::new();
+    let mut is_time = false;
+    for (index, record) in (0..).zip(records.iter().filter_map(Result::ok)) {
+        let RecordRef { offset, timestamp, key, value, .. } = record;
+        if rules.needs_keys && key.is_none() {
+            let message = format!("Compacted topic cannot accept message without key in topic partition {partition}");
+            at_fault.push((index, message));
+        } else if claims_to_be_stamped {
+            is_time = true;
+            at_fault.push((
+                index,
+                format!(
+                    "Invalid timestamp type in message DefaultRecord(offset={offset}, timestamp={timestamp}, key={} \
+                     bytes, value={} bytes). Producer should not set timestamp type to LogAppendTime.",
+                    key.map_or(0, <[u8]>::len),
+                    value.map_or(0, <[u8]>::len)
+                ),
+            ));
+        } else if timestamp != NO_TIMESTAMP && !(earliest..=latest).contains(&timestamp) {
+            is_time = true;
+            at_fault.push((
+                index,
+                format!(
+                    "Timestamp {timestamp} of message with offset {offset} is out of range. The timestamp should be \
+                     within [{earliest}, {latest}]"
+                ),
+            ));
+        }
+    }
+    if at_fault.is_empty() {
+        return Ok(());
+    }
+    let rejected = if is_time {
+        let message = "One or more records have been rejected due to invalid timestamp";
+        RejectedBatch::by_log(ErrorCode::INVALID_TIMESTAMP, message)
+    } else {
+        let shown = at_fault.iter().take(3);
+        let shown = shown.map(|(index, message)| format!("RecordError(batchIndex={index}, message='{message}')"));
+        let message = format!(
+            "One or more records have been rejected due to {} record errors in total, and only showing the first three \
+             errors at most: [{}]",
+            at_fault.len(),
+            shown.collect::<Vec<_>>().join(", ")
+        );
+        RejectedBatch::by_log(ErrorCode::INVALID_RECORD, message)
+    };
+    Err(RejectedBatch { told: true, records: at_fault, ..rejected })
 }
 
-fn reject(error: &RecordError) -> RejectedBatch {
-    let code = match error {
-        RecordError::BadCrc { .. } => ErrorCode::CORRUPT_MESSAGE,
-        RecordError::UnsupportedMagic { magic } if *magic > 2 => ErrorCode::CORRUPT_MESSAGE,
-        // What no batch can be as long as is damage; a batch that is cut off is no batch.
-        RecordError::CorruptBatch { reason: CorruptBatch::Length(length), .. } if *length < MIN_LENGTH => {
-            ErrorCode::CORRUPT_MESSAGE
-        }
-        RecordError::Compression { .. } | RecordError::CorruptBatch { reason: CorruptBatch::Codec(_), .. } => {
-            ErrorCode::UNKNOWN_SERVER_ERROR
-        }
-        _ => ErrorCode::INVALID_RECORD,
+fn reject(error: &RecordError, batch: &[u8]) -> RejectedBatch {
+    let is_damaged = || {
+        let crc = batch.get(CRC_AT..).and_then(|bytes| bytes.first_chunk()).map(|crc| u32::from_be_bytes(*crc));
+        batch.len() < HEADER_LEN || crc != Some(crc32c::crc32c(&batch[CRC_START..]))
     };
-    RejectedBatch::new(code, error.to_string())
+    match error {
+        RecordError::BadCrc { .. } => RejectedBatch::at_once(ErrorCode::CORRUPT_MESSAGE, error.to_string()),
+        // Whatever else a flipped bit has made of it, Kafka looks at the checksum first.
+        _ if is_damaged() => RejectedBatch::at_once(ErrorCode::CORRUPT_MESSAGE, error.to_string()),
+        RecordError::Compression { .. } | RecordError::CorruptBatch { reason: CorruptBatch::Codec(_), .. } => {
+            RejectedBatch::by_log(ErrorCode::UNKNOWN_SERVER_ERROR, error.to_string())
+        }
+        _ => RejectedBatch::by_log(ErrorCode::INVALID_RECORD, error.to_string()),
+    }
 }
 
 impl CheckedBatch {
@@ -137,17 +257,16 @@ impl CheckedBatch {
     pub(super) fn store(self, base_offset: i64, leader_epoch: i32, append_time_ms: Option<i64>) -> StoredBatch {
         let timestamps = match append_time_ms {
             Some(now) => Timestamps::LogAppend(now),
-            None if self.batch.max_timestamp() != self.max_timestamp => Timestamps::Max(self.max_timestamp),
+            // A producer's claim that a broker has stamped the records is not kept.
+            None if self.batch.max_timestamp() != self.max_timestamp
+                || self.batch.timestamp_type() == TimestampType::LogAppendTime =>
+            {
+                Timestamps::Max(self.max_timestamp)
+            }
             None => Timestamps::Keep,
         };
         let max_timestamp = append_time_ms.unwrap_or(self.max_timestamp);
         let patch = Patch { base_offset, partition_leader_epoch: leader_epoch, timestamps };
-        let bytes = match timestamps {
-            // Only what lies outside the CRC changes, and that needs no copy of the payload.
-            Timestamps::Keep => self.batch.bytes().clone(),
-            // An offset that overflows is the only way to fail, after 2^63 records.
-            _ => patch.apply(&self.batch).map_or_else(|_| self.batch.bytes().clone(), |batch| batch.bytes().clone()),
-        };
         let last_offset = base_offset + i64::from(self.batch.last_offset_delta());
         StoredBatch {
             base_offset,
@@ -156,8 +275,8 @@ impl CheckedBatch {
             producer: self.producer,
             transactional: self.transactional,
             marker: None,
-            head: patched_header(&bytes, base_offset, leader_epoch),
-            payload: bytes.slice(HEADER_LEN..),
+            head: patch.header(&self.batch),
+            payload: self.payload,
         }
     }
 }

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use milena_protocol::ErrorCode;
 
-pub(crate) use self::batch::{BatchRules, CheckedBatch, RejectedBatch, check_produced};
+pub(crate) use self::batch::{BatchRules, CheckedBatch, RejectedBatch, check_produced, check_transactional, only_batch};
 use self::batch::{HEADER_LEN, StoredBatch};
 use self::epochs::LeaderEpochs;
 pub(crate) use self::epochs::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};
@@ -265,10 +265,11 @@ impl Log {
     /// Cuts the log back to `offset`, as a follower that became leader with a shorter log does. Acknowledged records
     /// are lost: only a fault may ask for it. Cuts at a batch boundary, at or below `offset`.
     pub(crate) fn truncate_to(&mut self, offset: i64) {
-        while self.batches.back().is_some_and(|batch| batch.last_offset >= offset) {
-            self.batches.pop_back();
+        self.end_offset = self.end_offset.min(offset);
+        while let Some(batch) = self.batches.pop_back_if(|batch| batch.last_offset >= offset) {
+            // Of a first batch, a part may have been deleted.
+            self.end_offset = self.end_offset.min(batch.base_offset.max(self.start_offset));
         }
-        self.end_offset = self.batches.back().map_or(offset.min(self.end_offset), |batch| batch.last_offset + 1);
         self.start_offset = self.start_offset.min(self.end_offset);
         self.epochs.truncate_from_end(self.end_offset);
         self.rebuild_producers();

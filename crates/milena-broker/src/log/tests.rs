@@ -8,7 +8,7 @@ use super::*;
 const RULES: BatchRules = BatchRules {
     max_bytes: 1 << 20,
     needs_keys: false,
-    zstd_allowed: true,
+    log_append_time: false,
     earliest_timestamp: i64::MIN,
     latest_timestamp: i64::MAX,
 };
@@ -25,7 +25,7 @@ fn batch(count: i32, timestamp: i64, producer: Option<(i64, i32, bool)>) -> Chec
     }
     let mut bytes = BytesMut::from(&sealed.header()[..]);
     bytes.extend_from_slice(&sealed.records());
-    check_produced(Some(bytes.freeze()), &RULES).expect("a good batch")
+    check_produced(bytes.freeze(), &RULES, "t-0").expect("a good batch")
 }
 
 fn log_of(batches: impl IntoIterator<Item = CheckedBatch>) -> Log {
@@ -148,7 +148,8 @@ fn bad_batches_are_told_apart() {
     let code = |change: &dyn Fn(&mut BytesMut), rules: &BatchRules| {
         let mut bytes = BytesMut::from(&good[..]);
         change(&mut bytes);
-        check_produced(Some(bytes.freeze()), rules).map(|_| ()).map_err(|rejected| rejected.code)
+        let checked = only_batch(Some(bytes.freeze()), true).and_then(|batch| check_produced(batch, rules, "t-0"));
+        checked.map(|_| ()).map_err(|rejected| rejected.code)
     };
     assert_eq!(code(&|_| {}, &RULES), Ok(()));
     assert_eq!(code(&|bytes| bytes[70] ^= 1, &RULES), Err(ErrorCode::CORRUPT_MESSAGE));
@@ -165,5 +166,5 @@ fn bad_batches_are_told_apart() {
     assert_eq!(code(&|_| {}, &compacted), Err(ErrorCode::INVALID_RECORD));
     let past = BatchRules { latest_timestamp: 100, ..RULES };
     assert_eq!(code(&|_| {}, &past), Err(ErrorCode::INVALID_TIMESTAMP));
-    assert_eq!(check_produced(None, &RULES).map(|_| ()).map_err(|r| r.code), Err(ErrorCode::INVALID_RECORD));
+    assert_eq!(only_batch(None, true).map_err(|rejected| rejected.code), Err(ErrorCode::INVALID_RECORD));
 }

@@ -110,9 +110,11 @@ pub(crate) fn only_fetched(mut response: FetchResponse) -> PartitionData {
 }
 
 pub(crate) fn produce_request(topic: &str, index: i32, records: Bytes) -> ProduceRequest {
+    // The attributes say whether the batch is part of a transaction; its request must name that.
+    let transactional_id = records.get(22).filter(|attributes| **attributes & 0x10 != 0).map(|_| "tx".into());
     let partition_data = vec![PartitionProduceData { index, records: Some(records) }];
     let topic_data = vec![TopicProduceData { name: topic.into(), topic_id: Uuid::ZERO, partition_data }];
-    ProduceRequest { transactional_id: None, acks: -1, timeout_ms: 1000, topic_data }
+    ProduceRequest { transactional_id, acks: -1, timeout_ms: 1000, topic_data }
 }
 
 /// A full fetch of some partitions: without a session, 1 MiB, no waiting.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::record::batch::{RecordBatch, TimestampType};
+use crate::record::batch::RecordBatch;
 use crate::record::error::{CorruptBatch, RecordError};
 use crate::record::layout::NO_TIMESTAMP;
 
@@ -29,12 +29,10 @@ impl ProducedBatch {
         let batch = RecordBatch::parse(records)?;
         batch.verify_crc()?;
         let corrupt = |reason| RecordError::CorruptBatch { base_offset: batch.base_offset(), reason };
-        let from_producer = !batch.is_control()
-            && batch.timestamp_type() == TimestampType::CreateTime
-            && batch.delete_horizon().is_none()
-            && batch.record_count() > 0;
-        // An idempotent producer numbers its batches; a transaction needs such a producer.
-        let identified = batch.producer_id() >= 0 && batch.producer_epoch() >= 0 && batch.base_sequence() >= 0;
+        let from_producer = !batch.is_control() && batch.record_count() > 0;
+        // An idempotent producer numbers its batches; a transaction needs such a producer. That a broker has stamped the
+        // records, or set a delete horizon, is no producer's to say, but Kafka takes it.
+        let identified = batch.producer_id() >= 0 && batch.base_sequence() >= 0;
         let anonymous = batch.producer_id() < 0 && !batch.is_transactional();
         if !from_producer || !(identified || anonymous) {
             return Err(corrupt(CorruptBatch::NotFromProducer));

@@ -76,12 +76,18 @@ fn patching_away_the_log_append_time_gives_the_timestamps_back() {
 }
 
 #[test]
-fn what_only_a_broker_sets_is_refused() {
-    for attributes in [0b1000, 0b10_0000, 0b100_0000, 0b1_0000] {
+fn what_kafka_takes_from_no_producer_is_refused() {
+    let with = |attributes| {
         let mut batch = RawBatch::new(1, raw_record(&[0, 0, 0, 1, 1, 0]));
-        assert!(validate(batch.bytes()).is_ok());
         batch.attributes = attributes;
-        assert_eq!(reason(batch.bytes()), CorruptBatch::NotFromProducer, "{attributes:#b}");
+        batch.bytes()
+    };
+    for attributes in [0b10_0000, 0b1_0000] {
+        assert_eq!(reason(with(attributes)), CorruptBatch::NotFromProducer, "{attributes:#b}");
+    }
+    // Log append time and delete horizon are a broker's to set as well, but Kafka takes them.
+    for attributes in [0, 0b1000, 0b100_0000] {
+        assert!(validate(with(attributes)).is_ok(), "{attributes:#b}");
     }
     assert_eq!(reason(RawBatch::new(0, Vec::new()).bytes()), CorruptBatch::NotFromProducer);
     // A producer id without a sequence.

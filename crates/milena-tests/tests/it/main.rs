@@ -7,4 +7,5 @@ mod records;
 mod stall;
 mod wire_groups;
 mod wire_logs;
+mod wire_produce;
 mod wire_topics;
