@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail as the test itself")]
 
 mod client;
+mod disturbed;
 mod java_tools;
 mod records;
 mod stall;

@@ -96,7 +96,8 @@ async fn produce(
     while !settling.waiting.is_empty() {
         settling.settle_oldest().await;
     }
-    Ok(settling.longest)
+    // What was never acknowledged counts, too.
+    Ok(settling.longest.max(settling.last.elapsed()))
 }
 
 struct Settling {
