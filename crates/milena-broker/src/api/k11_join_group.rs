@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use milena_protocol::{
     StrBytes, VersionRange,
     messages::{JoinGroupRequest, JoinGroupResponse, join_group_response::JoinGroupResponseMember},
@@ -83,7 +84,11 @@ fn join(cx: &RequestContext<'_>, request: &JoinGroupRequest) -> Join {
             rebalance_timeout: if cx.version >= 1 { millis(request.rebalance_timeout_ms) } else { session_timeout },
             protocol_type: request.protocol_type.to_string(),
             protocols: protocols
-                .map(|protocol| Protocol { name: protocol.name.to_string(), metadata: protocol.metadata.clone() })
+                // Copied: the blob lives as long as its member, and must not hold on to the request's frame.
+                .map(|protocol| Protocol {
+                    name: protocol.name.to_string(),
+                    metadata: Bytes::copy_from_slice(&protocol.metadata),
+                })
                 .collect(),
         },
         requires_known_member_id: cx.version >= KNOWN_MEMBER_ID,

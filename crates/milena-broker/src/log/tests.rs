@@ -125,6 +125,24 @@ fn truncation_forgets_what_it_cuts_off() {
 }
 
 #[test]
+fn a_stored_batch_holds_on_to_nothing_but_itself() {
+    let mut encoder = BatchEncoder::new(Vec::new(), 100);
+    encoder.append(100, None, Some(b"value"), &[]).expect("it fits");
+    let sent = encoder.seal(Compression::None, None).expect("nothing to compress").to_bytes();
+    for append_time in [None, Some(5_000)] {
+        // As it comes: a slice of a read buffer, in which other batches may lie.
+        let mut read_buffer = BytesMut::zeroed(4096);
+        read_buffer[1000..1000 + sent.len()].copy_from_slice(&sent);
+        let frame = read_buffer.freeze();
+        let checked = check_produced(frame.slice(1000..1000 + sent.len()), &RULES, "t-0").expect("a good batch");
+        let mut log = Log::default();
+        log.append(checked, 0, append_time).expect("appended");
+        assert!(frame.is_unique(), "the log has let go of the buffer");
+        assert_eq!(offsets(&read(&log, 0)), [(0, 0)]);
+    }
+}
+
+#[test]
 fn a_duplicate_gets_the_offset_of_the_first_time() {
     let mut log = log_of([batch(2, 0, Some((7, 0, false))), batch(3, 0, Some((7, 2, false)))]);
     let again = log.append(batch(3, 0, Some((7, 2, false))), 0, None).expect("recognised");

@@ -33,30 +33,37 @@ pub enum Timestamps {
 }
 
 impl Patch {
+    /// The batch's header with the changes; nothing else of a batch changes.
+    pub fn header(&self, batch: &RecordBatch) -> [u8; BATCH_HEADER_LEN] {
+        let mut header = *batch.bytes().first_chunk().expect("a parsed batch has a whole header");
+        put(&mut header, at::BASE_OFFSET, self.base_offset.to_be_bytes());
+        put(&mut header, at::PARTITION_LEADER_EPOCH, self.partition_leader_epoch.to_be_bytes());
+        let (log_append_time, max_timestamp) = match self.timestamps {
+            Timestamps::Keep => return header,
+            Timestamps::Max(timestamp) => (false, timestamp),
+            Timestamps::LogAppend(timestamp) => (true, timestamp),
+        };
+        let before = crc::checksum(&header[CRC_START..]);
+        let bits = i16::from_be_bytes([header[at::ATTRIBUTES], header[at::ATTRIBUTES + 1]]);
+        let bits =
+            if log_append_time { bits | attributes::LOG_APPEND_TIME } else { bits & !attributes::LOG_APPEND_TIME };
+        put(&mut header, at::ATTRIBUTES, bits.to_be_bytes());
+        put(&mut header, at::MAX_TIMESTAMP, max_timestamp.to_be_bytes());
+        let after = crc::checksum(&header[CRC_START..]);
+        // crc = shift·header ⊕ section, so replacing the header adds shift·(before ⊕ after).
+        let shift = Shift::by(batch.bytes().len() - BATCH_HEADER_LEN);
+        let crc = shift.combine(before ^ after, batch.crc());
+        put(&mut header, at::CRC, crc.to_be_bytes());
+        header
+    }
+
     /// A changed copy of `batch`.
     ///
     /// # Errors
     /// [`RecordError::CorruptBatch`] if the new base offset is negative or overflows.
     pub fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, RecordError> {
         let mut bytes = BytesMut::from(batch.bytes().as_ref());
-        put(&mut bytes, at::BASE_OFFSET, self.base_offset.to_be_bytes());
-        put(&mut bytes, at::PARTITION_LEADER_EPOCH, self.partition_leader_epoch.to_be_bytes());
-        let (log_append_time, max_timestamp) = match self.timestamps {
-            Timestamps::Keep => return RecordBatch::parse(bytes.freeze()),
-            Timestamps::Max(timestamp) => (false, timestamp),
-            Timestamps::LogAppend(timestamp) => (true, timestamp),
-        };
-        let before = crc::checksum(&bytes[CRC_START..BATCH_HEADER_LEN]);
-        let bits = i16::from_be_bytes([bytes[at::ATTRIBUTES], bytes[at::ATTRIBUTES + 1]]);
-        let bits =
-            if log_append_time { bits | attributes::LOG_APPEND_TIME } else { bits & !attributes::LOG_APPEND_TIME };
-        put(&mut bytes, at::ATTRIBUTES, bits.to_be_bytes());
-        put(&mut bytes, at::MAX_TIMESTAMP, max_timestamp.to_be_bytes());
-        let after = crc::checksum(&bytes[CRC_START..BATCH_HEADER_LEN]);
-        // crc = shift·header ⊕ section, so replacing the header adds shift·(before ⊕ after).
-        let shift = Shift::by(bytes.len() - BATCH_HEADER_LEN);
-        let crc = shift.combine(before ^ after, batch.crc());
-        put(&mut bytes, at::CRC, crc.to_be_bytes());
+        put(&mut bytes, 0, self.header(batch));
         RecordBatch::parse(bytes.freeze())
     }
 }
