@@ -17,7 +17,9 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use milena_protocol::ErrorCode;
 
-pub(crate) use self::batch::{BatchRules, CheckedBatch, RejectedBatch, check_produced, check_transactional, only_batch};
+pub(crate) use self::batch::{
+    BatchRules, CheckedBatch, RejectedBatch, check_produced, check_transactional, only_batch,
+};
 use self::batch::{HEADER_LEN, StoredBatch};
 use self::epochs::LeaderEpochs;
 pub(crate) use self::epochs::{UNDEFINED_EPOCH, UNDEFINED_OFFSET};

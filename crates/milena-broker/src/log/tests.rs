@@ -125,6 +125,23 @@ fn truncation_forgets_what_it_cuts_off() {
 }
 
 #[test]
+fn truncation_within_the_first_batch_leaves_no_hole() {
+    let mut log = log_of([batch(3, 0, None), batch(2, 0, None)]);
+    log.truncate_to(1);
+    assert_eq!((log.start_offset(), log.end_offset()), (0, 0), "the batch of offset 1 begins at 0");
+    log.append(batch(1, 0, None), 0, None).expect("appended");
+    assert_eq!(offsets(&read(&log, 0)), [(0, 0)]);
+
+    // What was deleted from the front stays deleted.
+    let mut log = log_of([batch(3, 0, None), batch(2, 0, None)]);
+    log.delete_before(1).expect("in range");
+    log.truncate_to(2);
+    assert_eq!((log.start_offset(), log.end_offset()), (1, 1));
+    log.truncate_to(0);
+    assert_eq!((log.start_offset(), log.end_offset()), (0, 0), "a shorter log starts where it ends");
+}
+
+#[test]
 fn a_stored_batch_holds_on_to_nothing_but_itself() {
     let mut encoder = BatchEncoder::new(Vec::new(), 100);
     encoder.append(100, None, Some(b"value"), &[]).expect("it fits");
