@@ -32,6 +32,16 @@ impl Table {
     }
 
     fn join(&mut self, member_id: &str, instance: Option<&str>, protocols: &[&str]) -> Ticket {
+        self.join_for(Duration::from_secs(60), member_id, instance, protocols)
+    }
+
+    fn join_for(
+        &mut self,
+        rebalance_timeout: Duration,
+        member_id: &str,
+        instance: Option<&str>,
+        protocols: &[&str],
+    ) -> Ticket {
         self.next += 1;
         let ticket = Ticket(self.next);
         let spec = MemberSpec {
@@ -39,7 +49,7 @@ impl Table {
             client_id: "client".to_owned(),
             client_host: "/127.0.0.1".to_owned(),
             session_timeout: Duration::from_secs(10),
-            rebalance_timeout: Duration::from_secs(60),
+            rebalance_timeout,
             protocol_type: "consumer".to_owned(),
             protocols: protocols
                 .iter()
@@ -306,4 +316,138 @@ fn the_last_to_leave_empties_the_group() {
     assert_eq!(table.group.state(), GroupState::Empty);
     assert_eq!(table.group.handle_leave(table.now, "m1", None), ErrorCode::UNKNOWN_MEMBER_ID);
     assert_eq!(table.group.next_timeout(), None);
+}
+
+/// A heartbeat says that a member lives, not that it has its assignment.
+#[test]
+fn only_a_sync_ends_the_wait_for_it() {
+    let stable_without_sync_of_m2 = || {
+        let mut table = Table::new();
+        table.join("", None, &["range"]);
+        table.join("", None, &["range"]);
+        table.join("m1", None, &["range"]);
+        table.sync("m1", 2, &[("m1", "a"), ("m2", "b")]);
+        table.replies();
+        assert_eq!(table.group.state(), GroupState::Stable);
+        table
+    };
+    let beat = |table: &mut Table, seconds: u64| {
+        for _ in 0..seconds / 5 {
+            table.pass(Duration::from_secs(5));
+            for member in ["m1", "m2"] {
+                table.group.handle_heartbeat(table.now, member, None, 2);
+            }
+        }
+    };
+    let mut table = stable_without_sync_of_m2();
+    beat(&mut table, 55);
+    assert_eq!(table.group.state(), GroupState::Stable);
+    beat(&mut table, 10);
+    assert_eq!(table.group.handle_heartbeat(table.now, "m2", None, 2), ErrorCode::UNKNOWN_MEMBER_ID);
+    assert_eq!(table.group.state(), GroupState::PreparingRebalance);
+
+    let mut table = stable_without_sync_of_m2();
+    beat(&mut table, 50);
+    table.sync("m2", 2, &[]);
+    beat(&mut table, 60);
+    assert_eq!(table.group.state(), GroupState::Stable, "a late sync is a sync");
+}
+
+#[test]
+fn newcomers_extend_the_first_join_phase_but_not_beyond_the_rebalance_timeout() {
+    const DELAY: Duration = Duration::from_secs(3);
+    let waiting = |rebalance_timeout| {
+        let mut table = Table::with(GroupConfig { initial_rebalance_delay: DELAY, ..CONFIG });
+        table.join_for(Duration::from_secs(rebalance_timeout), "", None, &["range"]);
+        table
+    };
+    let seconds = Duration::from_secs;
+    // Nobody comes: the delay alone.
+    let mut table = waiting(60);
+    table.pass(seconds(2));
+    assert_eq!(table.replies(), []);
+    table.pass(seconds(1));
+    assert_eq!(table.replies().len(), 1);
+
+    // One more comes: the delay once more, from when it would have ended.
+    let mut table = waiting(60);
+    table.pass(seconds(1));
+    table.join("", None, &["range"]);
+    table.pass(seconds(4));
+    assert_eq!(table.replies(), []);
+    table.pass(seconds(1));
+    assert_eq!(table.replies().len(), 2);
+
+    // They keep coming: 8 s, the first member's rebalance timeout, and not 9.
+    let mut table = waiting(8);
+    for _ in 0..7 {
+        table.pass(seconds(1));
+        table.join("", None, &["range"]);
+    }
+    assert_eq!(table.replies(), []);
+    table.pass(seconds(1));
+    assert_eq!(table.replies().len(), 8);
+
+    // A rebalance timeout below the delay doesn't shorten it.
+    let mut table = waiting(1);
+    table.pass(seconds(2));
+    assert_eq!(table.replies(), []);
+    table.pass(seconds(1));
+    assert_eq!(table.replies().len(), 1);
+}
+
+/// Whoever was given an id and never came back holds up a later join phase, not the first.
+#[test]
+fn the_first_join_phase_ends_without_those_that_only_have_an_id() {
+    let mut table = Table::with(GroupConfig { initial_rebalance_delay: Duration::from_secs(3), ..CONFIG });
+    let first = table.join("", None, &["range"]);
+    let spec = table.group.members().next().expect("it joined").spec.clone();
+    let absent =
+        Join { member_id: String::new(), spec, requires_known_member_id: true, supports_skipping_assignment: true };
+    table.group.handle_join(table.now, Ticket(100), absent, "absent".to_owned());
+    table.replies();
+    table.pass(Duration::from_secs(3));
+    assert_eq!(table.joined(first).generation_id, 1);
+}
+
+#[test]
+fn absent_static_members_without_a_rebalance_timeout_are_no_hot_loop() {
+    let mut table = Table::new();
+    table.join_for(Duration::ZERO, "", Some("a"), &["range"]);
+    table.sync("m1", 1, &[("m1", "all")]);
+    let newcomer = table.join_for(Duration::ZERO, "", None, &["range"]);
+    table.group.handle_leave(table.now, "m3", None);
+    table.replies();
+    assert_eq!((table.group.state(), newcomer), (GroupState::PreparingRebalance, Ticket(3)));
+    // Until the session of the absent one ends, the group's timer fires a few times only.
+    let (end, mut fired) = (table.now + Duration::from_secs(10), 0);
+    while table.group.members().count() > 0 {
+        table.now = table.group.next_timeout().expect("a time limit");
+        assert!(table.now <= end);
+        table.group.handle_timeout(table.now);
+        fired += 1;
+        assert!(fired < 20, "a hot loop");
+    }
+    assert_eq!(table.group.state(), GroupState::Empty);
+}
+
+/// Names are looked up, not compared each with each, which would take minutes here.
+#[test]
+fn any_number_of_protocols_may_be_offered() {
+    let names = |prefix: &str| (0..100_000).map(|name| format!("{prefix}{name}")).collect::<Vec<_>>();
+    let offer = |table: &mut Table, names: &[String]| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        table.join("", None, &names)
+    };
+    let mut table = Table::new();
+    let (ours, theirs) = (names("a"), names("b"));
+    let started = std::time::Instant::now();
+    offer(&mut table, &ours);
+    let refused = offer(&mut table, &theirs);
+    assert_eq!(table.joined(refused).error_code, ErrorCode::INCONSISTENT_GROUP_PROTOCOL);
+    let last = [&theirs[..], &ours[99_999..]].concat();
+    offer(&mut table, &last);
+    table.join("m1", None, &ours.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(table.group.protocol(), "a99999");
+    assert!(started.elapsed() < std::time::Duration::from_secs(30));
 }

@@ -1,11 +1,17 @@
 //! The join phase of a classic group: who may join, who is waited for, when the next generation begins.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use milena_protocol::ErrorCode;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
-use super::{Group, GroupReply, GroupState, Join, JoinReply, SyncReply};
+use super::{Group, GroupReply, GroupState, InitialWait, Join, JoinReply, SyncReply};
 use crate::group::member::{Member, MemberSpec, Ticket};
+
+/// When only absent static members are left, the join phase is tried again this much later, or later still: their own
+/// rebalance timeout may be 0.
+const SHORTEST_POSTPONEMENT: Duration = Duration::from_secs(1);
 
 impl Group {
     /// `new_id` is the id the member gets if it has none.
@@ -67,20 +73,14 @@ impl Group {
         if join.spec.protocols.is_empty() || join.spec.protocol_type.is_empty() {
             return false;
         }
-        let others: Vec<&Member> = self
-            .members
-            .values()
-            .filter(|member| {
-                member.id != join.member_id
-                    && (join.spec.group_instance_id.is_none()
-                        || member.spec.group_instance_id != join.spec.group_instance_id)
-            })
-            .collect();
-        if others.is_empty() {
-            return true;
-        }
+        let others = self.members.values().filter(|member| {
+            member.id != join.member_id
+                && (join.spec.group_instance_id.is_none()
+                    || member.spec.group_instance_id != join.spec.group_instance_id)
+        });
+        let Some(common) = common_protocols(others) else { return true };
         self.protocol_type.as_deref().is_none_or(|held| held == join.spec.protocol_type)
-            && join.spec.protocols.iter().any(|offered| others.iter().all(|member| offers(member, &offered.name)))
+            && join.spec.protocols.iter().any(|offered| common.contains(&*offered.name))
     }
 
     /// An instance id belongs to one member id; whoever comes with another has been replaced (KIP-345).
@@ -105,6 +105,9 @@ impl Group {
         self.leader.get_or_insert_with(|| id.clone());
         self.order.push(id.clone());
         self.members.insert(id, member);
+        if let Some(wait) = &mut self.initial_wait {
+            wait.newcomers = true;
+        }
         self.prepare_rebalance(now);
     }
 
@@ -196,18 +199,40 @@ impl Group {
         let was_empty = self.state == GroupState::Empty;
         self.state = GroupState::PreparingRebalance;
         self.sync_ends = None;
-        let longest = self.members.values().map(|member| member.spec.rebalance_timeout).max().unwrap_or_default();
-        self.join_ends = Some(now + longest);
-        let delay = self.config.initial_rebalance_delay.min(longest);
-        self.join_waits_until = (was_empty && !delay.is_zero()).then(|| now + delay);
+        let longest = self.longest_rebalance_timeout();
+        let delay = self.config.initial_rebalance_delay;
+        if was_empty && !delay.is_zero() {
+            self.join_ends = None;
+            let at_most = now + longest.max(delay);
+            self.initial_wait = Some(InitialWait { until: now + delay, at_most, newcomers: false });
+        } else {
+            self.join_ends = Some(now + longest);
+        }
+    }
+
+    fn longest_rebalance_timeout(&self) -> Duration {
+        self.members.values().map(|member| member.spec.rebalance_timeout).max().unwrap_or_default()
     }
 
     pub(super) fn maybe_complete_join(&mut self, now: Instant) {
-        if self.state != GroupState::PreparingRebalance || self.join_waits_until.is_some_and(|until| now < until) {
+        if self.state != GroupState::PreparingRebalance {
             return;
         }
-        let everybody = self.pending.is_empty() && self.members.values().all(|member| member.joining.is_some());
-        if everybody || self.join_ends.is_some_and(|end| now >= end) {
+        let is_over = match &mut self.initial_wait {
+            Some(wait) if now < wait.until => false,
+            Some(wait) if wait.newcomers && now < wait.at_most => {
+                wait.newcomers = false;
+                wait.until = (now + self.config.initial_rebalance_delay).min(wait.at_most);
+                false
+            }
+            // Nobody is waited for any longer, not even those that were given an id.
+            Some(_) => true,
+            None => {
+                let everybody = self.pending.is_empty() && self.members.values().all(|member| member.joining.is_some());
+                everybody || self.join_ends.is_some_and(|end| now >= end)
+            }
+        };
+        if is_over {
             self.complete_join(now);
         }
     }
@@ -224,7 +249,7 @@ impl Group {
             self.forget(&id);
         }
         self.join_ends = None;
-        self.join_waits_until = None;
+        self.initial_wait = None;
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         if self.members.is_empty() {
             self.become_empty();
@@ -239,17 +264,14 @@ impl Group {
                 None => {
                     // Only absent static members are left: wait once more, as Kafka does.
                     self.generation -= 1;
-                    let longest =
-                        self.members.values().map(|member| member.spec.rebalance_timeout).max().unwrap_or_default();
-                    self.join_ends = Some(now + longest);
+                    self.join_ends = Some(now + self.longest_rebalance_timeout().max(SHORTEST_POSTPONEMENT));
                     return;
                 }
             }
         }
         self.protocol = self.elect_protocol();
         self.state = GroupState::CompletingRebalance;
-        let longest = self.members.values().map(|member| member.spec.rebalance_timeout).max().unwrap_or_default();
-        self.sync_ends = Some(now + longest);
+        self.sync_ends = Some(now + self.longest_rebalance_timeout());
         for id in self.order.clone() {
             let reply = self.join_reply(&id);
             let Some(member) = self.members.get_mut(&id) else { continue };
@@ -263,15 +285,11 @@ impl Group {
 
     /// Each member votes for the first of its protocols that all members know; the most votes win.
     fn elect_protocol(&self) -> Option<String> {
+        let common = common_protocols(self.members.values())?;
         let mut votes: Vec<(&str, usize)> = Vec::new();
         for member in self.members() {
-            let vote = member
-                .spec
-                .protocols
-                .iter()
-                .map(|offered| offered.name.as_str())
-                .find(|name| self.members.values().all(|other| offers(other, name)));
-            let Some(name) = vote else { continue };
+            let mut offered = member.spec.protocols.iter().map(|offered| offered.name.as_str());
+            let Some(name) = offered.find(|name| common.contains(name)) else { continue };
             match votes.iter_mut().find(|(counted, _)| *counted == name) {
                 Some((_, count)) => *count += 1,
                 None => votes.push((name, 1)),
@@ -306,6 +324,12 @@ impl Group {
     }
 }
 
-fn offers(member: &Member, protocol: &str) -> bool {
-    member.spec.protocols.iter().any(|offered| offered.name == protocol)
+/// The protocols that all these members offer; `None` of nobody. By sets, since a member may offer any number.
+fn common_protocols<'a>(mut members: impl Iterator<Item = &'a Member>) -> Option<BTreeSet<&'a str>> {
+    let offered = |member: &'a Member| member.spec.protocols.iter().map(|offered| offered.name.as_str());
+    let mut common: BTreeSet<_> = offered(members.next()?).collect();
+    for member in members {
+        common = offered(member).filter(|name| common.contains(name)).collect();
+    }
+    Some(common)
 }

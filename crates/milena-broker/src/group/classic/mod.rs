@@ -126,6 +126,16 @@ pub(crate) enum GroupReply {
     Sync(SyncReply),
 }
 
+/// How long the first join phase of an empty group waits for more members (`group.initial.rebalance.delay.ms`, KIP-134).
+#[derive(Debug)]
+struct InitialWait {
+    until: Instant,
+    /// It is extended for newcomers, but not beyond this.
+    at_most: Instant,
+    /// Somebody joined since it was begun or extended.
+    newcomers: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Group {
     config: GroupConfig,
@@ -143,8 +153,8 @@ pub(crate) struct Group {
     pending: BTreeMap<String, Instant>,
     /// When the join phase ends although members are missing.
     join_ends: Option<Instant>,
-    /// While set, the join phase goes on even with everybody there (`group.initial.rebalance.delay.ms`).
-    join_waits_until: Option<Instant>,
+    /// While set, the join phase goes on even with everybody there, and ends when this does.
+    initial_wait: Option<InitialWait>,
     /// When members that have not sent SyncGroup are thrown out.
     sync_ends: Option<Instant>,
     replies: VecDeque<(Ticket, GroupReply)>,
@@ -165,7 +175,7 @@ impl Group {
             statics: BTreeMap::new(),
             pending: BTreeMap::new(),
             join_ends: None,
-            join_waits_until: None,
+            initial_wait: None,
             sync_ends: None,
             replies: VecDeque::new(),
             offsets: Offsets::default(),
@@ -212,7 +222,9 @@ impl Group {
                 let reply = self.sync_reply(&sync.member_id);
                 if let Some(member) = self.members.get_mut(&sync.member_id) {
                     member.touch(now);
+                    member.synced = true;
                 }
+                self.end_sync_when_all_have();
                 self.replies.push_back((ticket, GroupReply::Sync(reply)));
                 Ok(())
             }
@@ -251,6 +263,10 @@ impl Group {
                 self.replies.push_back((ticket, GroupReply::Sync(reply)));
             }
         }
+        self.end_sync_when_all_have();
+    }
+
+    fn end_sync_when_all_have(&mut self) {
         if self.members.values().all(|member| member.synced) {
             self.sync_ends = None;
         }
@@ -288,9 +304,6 @@ impl Group {
         }
         if let Some(member) = self.members.get_mut(member_id) {
             member.touch(now);
-            if self.state == GroupState::Stable {
-                member.synced = true;
-            }
         }
         match self.state {
             GroupState::Empty => ErrorCode::UNKNOWN_MEMBER_ID,
@@ -364,7 +377,7 @@ impl Group {
         self.protocol = None;
         self.leader = None;
         self.join_ends = None;
-        self.join_waits_until = None;
+        self.initial_wait = None;
         self.sync_ends = None;
     }
 
@@ -397,19 +410,12 @@ impl Group {
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let sessions = self.members.values().filter(|member| !member.is_waiting()).map(|member| member.session_ends);
-        let phases = [
-            self.join_ends.filter(|_| self.state == GroupState::PreparingRebalance),
-            self.join_waits_until.filter(|_| self.state == GroupState::PreparingRebalance),
-            self.sync_ends,
-        ];
+        let phases = [self.join_ends, self.initial_wait.as_ref().map(|wait| wait.until), self.sync_ends];
         sessions.chain(self.pending.values().copied()).chain(phases.into_iter().flatten()).min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.pending.retain(|_, lapses| *lapses > now);
-        if self.join_waits_until.is_some_and(|until| until <= now) {
-            self.join_waits_until = None;
-        }
         let silent: Vec<String> = self
             .members
             .values()
