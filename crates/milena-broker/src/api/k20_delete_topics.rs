@@ -39,10 +39,10 @@ pub(crate) async fn handle(
         names.map(|name| DeleteTopicState { name: Some(name), ..Default::default() }).collect()
     };
     let mut response = DeleteTopicsResponse::default();
-    let mut twice = BTreeSet::new();
-    for (position, topic) in asked.iter().enumerate() {
-        if topic.name.is_some() && asked[..position].iter().any(|other| other.name == topic.name) {
-            twice.insert(topic.name.clone());
+    let (mut once, mut twice) = (BTreeSet::new(), BTreeSet::new());
+    for name in asked.iter().map(|topic| &topic.name).filter(|name| name.is_some()) {
+        if !once.insert(name) {
+            twice.insert(name.clone());
         }
     }
     for name in &twice {

@@ -2,7 +2,7 @@
 //!
 //! As Kafka for topics and brokers. A broker's configs are those of all nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use milena_protocol::{
     ErrorCode, VersionRange,
@@ -122,11 +122,12 @@ fn changed(
             }
             APPEND => {
                 let mut items = split_list(current);
-                items.extend(split_list(value).into_iter().filter(|item| !split_list(current).contains(item)));
+                let held: BTreeSet<_> = items.iter().copied().collect();
+                items.extend(split_list(value).into_iter().filter(|item| !held.contains(item)));
                 items.join(",")
             }
             SUBTRACT => {
-                let gone = split_list(value);
+                let gone: BTreeSet<_> = split_list(value).into_iter().collect();
                 split_list(current).into_iter().filter(|item| !gone.contains(item)).collect::<Vec<_>>().join(",")
             }
             operation => {

@@ -1,5 +1,7 @@
 //! OffsetDelete (47), version 0: deletes committed offsets of topics that no member is subscribed to (KIP-496).
 
+use std::collections::BTreeSet;
+
 use milena_protocol::{
     Decode as _, ErrorCode, VersionRange,
     messages::{
@@ -35,8 +37,9 @@ pub(crate) async fn handle(
             return Ok(response);
         }
     };
+    let read = subscribed_topics(&group);
     let topics = request.topics.into_iter().map(|topic| {
-        let subscribed = may_be_subscribed(&group, &topic.name);
+        let subscribed = read.as_ref().is_none_or(|read| read.contains(&*topic.name));
         let delete = |index: i32| {
             if cx.core.cluster.partition(&topic.name, index).is_err() {
                 return ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
@@ -57,19 +60,21 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
-/// While members agree on nothing, or a subscription can't be read, every topic counts as subscribed: deleting the
-/// offset of a topic that somebody reads is what must not happen.
-fn may_be_subscribed(group: &GroupDescription, topic: &str) -> bool {
+/// The topics that members read. `None` while they agree on nothing, or a subscription can't be read: every topic counts
+/// as subscribed then, since deleting the offset of a topic that somebody reads is what must not happen.
+fn subscribed_topics(group: &GroupDescription) -> Option<BTreeSet<String>> {
     if group.members.is_empty() {
-        return false;
+        return Some(BTreeSet::new());
     }
     if group.state != "Stable" || group.protocol_type != "consumer" {
-        return true;
+        return None;
     }
-    group.members.iter().any(|member| {
+    let mut topics = BTreeSet::new();
+    for member in &group.members {
         let mut blob = member.metadata.clone();
-        let version = if blob.len() >= 2 { bytes::Buf::get_i16(&mut blob).clamp(0, 3) } else { return true };
-        ConsumerProtocolSubscription::decode(version, &mut blob)
-            .map_or(true, |subscription| subscription.topics.iter().any(|name| &**name == topic))
-    })
+        let version = if blob.len() >= 2 { bytes::Buf::get_i16(&mut blob).clamp(0, 3) } else { return None };
+        let subscription = ConsumerProtocolSubscription::decode(version, &mut blob).ok()?;
+        topics.extend(subscription.topics.iter().map(ToString::to_string));
+    }
+    Some(topics)
 }

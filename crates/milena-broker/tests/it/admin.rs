@@ -98,6 +98,22 @@ async fn topics_are_deleted_by_name_and_by_id() {
     assert!(broker.log_offsets("b", 0).is_err());
 }
 
+/// Names are looked up, not compared each with each, which would take minutes here.
+#[tokio::test(start_paused = true)]
+async fn any_number_of_topics_may_be_deleted_at_once() {
+    let broker = Broker::builder().topic("a", 1).build();
+    let mut client = Client::to(&broker, 0);
+    let mut topic_names: Vec<_> = (0..60_000).map(|name| format!("a-name-that-nobody-has-{name}").into()).collect();
+    topic_names.extend(["a".into(), "twice".into(), "twice".into()]);
+    let started = std::time::Instant::now();
+    let response = client.call(3, &DeleteTopicsRequest { topic_names, ..Default::default() }).await;
+    assert!(started.elapsed() < std::time::Duration::from_secs(20));
+    let codes = |code| response.responses.iter().filter(move |result| result.error_code == code);
+    assert_eq!(codes(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION).count(), 60_000);
+    let twice: Vec<_> = codes(ErrorCode::INVALID_REQUEST).filter_map(|result| result.name.as_deref()).collect();
+    assert_eq!((codes(ErrorCode::NONE).count(), twice), (1, vec!["twice"]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn partitions_are_only_ever_added() {
     let broker = Broker::builder().topic("t", 2).build();
