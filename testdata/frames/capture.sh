@@ -38,10 +38,14 @@ listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.secu
 delegation.token.secret.key=secret
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:admin;User:ANONYMOUS
+metric.reporters=CaptureUnasked\$Telemetry
+group.coordinator.rebalance.protocols=classic,consumer,share,streams
 END
+mkdir -p "$work/unasked"
+javac -nowarn -d "$work/unasked" -cp "$jars/*" "$frames/../java/CaptureFrames.java" "$frames/../java/CaptureUnasked.java"
 id=$(java -cp "$jars/*" kafka.tools.StorageTool random-uuid 2>/dev/null)
 java -cp "$jars/*" kafka.tools.StorageTool format -t "$id" -c "$work/server.properties" --standalone >/dev/null 2>&1
-java -Xms256m -Xmx512m -XX:+UseSerialGC -cp "$jars/*" kafka.Kafka "$work/server.properties" >"$work/broker.log" 2>&1 &
+java -Xms256m -Xmx512m -XX:+UseSerialGC -cp "$jars/*:$work/unasked" kafka.Kafka "$work/server.properties" >"$work/broker.log" 2>&1 &
 broker=$!
 tries=0
 until (exec 3<>/dev/tcp/127.0.0.1/47092) 2>/dev/null; do
@@ -68,3 +72,6 @@ for version in 4.4.0 3.9.1 2.8.2 2.1.1; do
   javac -nowarn -d "$work/classes-$version" -cp "$client" $sources
   java -cp "$work/classes-$version:$client:$libraries" CaptureFrames "$frames" 47192=47092 47194=47094
 done
+
+# What no client sends to such a broker unasked.
+java -cp "$work/unasked:$jars/*" CaptureUnasked "$frames" 47192=47092
