@@ -55,6 +55,9 @@ where
     let limit = usize::try_from(core.cluster.config.int("socket.request.max.bytes")).unwrap_or(usize::MAX);
     let idle = u64::try_from(core.cluster.config.long("connections.max.idle.ms")).ok().map(Duration::from_millis);
     let mut frames = FrameDecoder::new(limit);
+    // The client has left. What it had written by then is served all the same, as Kafka serves what it has received:
+    // a client that gave a request up can't know what becomes of those behind it.
+    let mut deserted = false;
     loop {
         let frame = loop {
             if let Some(frame) = frames.next_frame()? {
@@ -74,7 +77,10 @@ where
             }
         };
         if let Some(reply) = api::answer(core, link, frame).await? {
-            write(&mut stream, &reply).await?;
+            if !deserted && let Err(error) = write(&mut stream, &reply).await {
+                debug!(node = %link.node, peer = %link.peer, %error, "nobody waits for the answer");
+                deserted = true;
+            }
             if reply.cut_after.is_some() {
                 return Err(Disconnect::Fault);
             }
