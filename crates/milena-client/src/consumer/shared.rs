@@ -198,11 +198,7 @@ impl Shared {
     }
 
     pub(super) fn push(&self, event: Result<ConsumerEvent, ConsumeError>) {
-        let mut state = self.state();
-        if event.is_ok() || state.events.len() < MOST_ERRORS {
-            state.events.push_back(event);
-        }
-        drop(state);
+        self.state().push(event);
         self.app.notify_waiters();
     }
 
@@ -219,6 +215,18 @@ impl Shared {
 }
 
 impl State {
+    /// An event for `next`. Errors that nobody fetches do not pile up: most are told again.
+    pub(super) fn push(&mut self, event: Result<ConsumerEvent, ConsumeError>) {
+        if event.is_ok() || self.events.len() < MOST_ERRORS {
+            self.events.push_back(event);
+        }
+    }
+
+    /// When a question about a position is due; none is put any more once it is closed.
+    pub(super) fn next_question(&self) -> Option<Instant> {
+        self.positions.next_timeout().filter(|_| !self.closed)
+    }
+
     /// Rises with each assignment.
     pub(super) fn assignments(&self) -> u64 {
         self.epochs

@@ -215,10 +215,8 @@ impl Positions {
     pub fn questions(&mut self, now: Instant) -> Vec<Question> {
         let mut questions = Vec::new();
         for (partition, position) in &mut self.partitions {
-            let Some(unresolved) = position.unresolved.filter(|_| !position.held_back) else { continue };
-            // Committed offsets come from the coordinator, the others from the leader.
-            let reachable = unresolved == Unresolved::Committed || position.leader.is_some();
-            if position.asking || !reachable || position.not_before.is_some_and(|at| now < at) {
+            let Some(unresolved) = position.question() else { continue };
+            if position.not_before.is_some_and(|at| now < at) {
                 continue;
             }
             position.asking = true;
@@ -229,7 +227,7 @@ impl Positions {
 
     /// When [`Self::questions`] will have more by time alone.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let waiting = self.partitions.values().filter(|position| position.unresolved.is_some() && !position.asking);
+        let waiting = self.partitions.values().filter(|position| position.question().is_some());
         waiting.filter_map(|position| position.not_before).min()
     }
 
@@ -344,6 +342,13 @@ impl Position {
             Start::Timestamp(timestamp) => self.ask(Unresolved::Timestamp(timestamp.max(0))),
             Start::Committed => self.ask(Unresolved::Committed),
         }
+    }
+
+    /// What is to be asked, as soon as its time has come.
+    fn question(&self) -> Option<Unresolved> {
+        let unresolved = self.unresolved.filter(|_| !self.asking && !self.held_back)?;
+        // Committed offsets come from the coordinator, the others from the leader.
+        (unresolved == Unresolved::Committed || self.leader.is_some()).then_some(unresolved)
     }
 
     fn ask(&mut self, unresolved: Unresolved) {
@@ -463,6 +468,20 @@ mod tests {
         let question = positions.questions(later).pop().unwrap();
         positions.handle_committed(0, &tp(), question.version, Some(42)).unwrap();
         assert_eq!(positions.get(&tp()).unwrap().position(), Some(42));
+    }
+
+    #[test]
+    fn question_that_cannot_be_put_wakes_nobody() {
+        let now = Instant::now();
+        let mut positions = assigned(OffsetReset::Latest, Start::End);
+        let question = positions.questions(now).pop().unwrap();
+        positions.ask_again(&tp(), question.version, now);
+        positions.set_leader(&tp(), None);
+        assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
+        positions.set_leader(&tp(), Some((1, 6)));
+        assert_eq!(positions.next_timeout(), Some(now));
+        positions.hold_back(&tp());
+        assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
     }
 
     #[test]

@@ -155,11 +155,15 @@ impl CommitLane {
             let why = head.unsettled(self.timeout);
             head.settle(&why);
         }
-        if head.is_settled() || !may_send || self.not_before.is_some_and(|at| now < at) {
+        if self.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        // Over, even when something else still holds the commit back: a time in the past is no time to wake up at.
+        self.not_before = None;
+        if head.is_settled() || !may_send {
             return None;
         }
         self.in_flight = true;
-        self.not_before = None;
         let offsets = head.offsets.iter().filter(|(_, result)| result.is_none()).map(|(offset, _)| offset.clone());
         Some(CommitRequest { ticket: head.ticket, offsets: offsets.collect() })
     }

@@ -544,6 +544,7 @@ fn commit_that_a_rebalance_overtook_is_sent_again_while_its_partition_is_held() 
         lane.handle_reply(now, ticket, Ok(vec![(tp(0), error), (tp(1), error)]), true);
         now += 2 * SECOND;
         assert!(lane.poll_request(now, false, |_, _| true).is_none(), "the rebalance is not over");
+        assert!(lane.next_timeout().unwrap() > now, "nor is there anything to do before it is");
         let again = lane.poll_request(now, true, |partition, _| *partition == tp(1)).unwrap();
         assert_eq!(again.offsets, vec![offset(1, 10, 1)]);
         lane.handle_reply(now, ticket, Ok(vec![(tp(1), ErrorCode::NONE)]), false);

@@ -168,7 +168,7 @@ impl Driver {
         self.ask_for_offsets(now);
         self.start_fetchers();
         let membership = self.membership.as_ref().and_then(Membership::next_timeout);
-        let questions = self.shared.state().positions.next_timeout();
+        let questions = self.shared.state().next_question();
         let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
         [membership, self.lane.next_timeout(), questions, closing].into_iter().flatten().min()
     }

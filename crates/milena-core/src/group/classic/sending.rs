@@ -111,8 +111,8 @@ impl Membership {
         if matches!(self.state, MemberState::Leaving | MemberState::Left | MemberState::Fatal | MemberState::Stale) {
             return None;
         }
-        let heartbeat =
-            (self.state.heartbeats() && !self.heartbeat_sent && self.coordinator_known).then_some(self.next_heartbeat);
+        let next = self.not_before.map_or(self.next_heartbeat, |at| at.max(self.next_heartbeat));
+        let heartbeat = (self.state.heartbeats() && !self.heartbeat_sent && self.coordinator_known).then_some(next);
         let session = (self.state.heartbeats() && self.coordinator_known).then_some(self.session_deadline);
         let poll = self.is_member().then(|| self.last_poll + self.config.max_poll_interval);
         let attempt = self.not_before.filter(|_| self.is_active());
