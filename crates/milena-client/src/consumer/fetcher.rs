@@ -450,7 +450,7 @@ impl Shared {
                 let wall = self.client.clock.wall_millis();
                 tracing::warn!(%partition, "the position is out of range: resetting it");
                 if let Err(error) = state.positions.handle_out_of_range(wall, &partition, version) {
-                    state.events.push_back(Err(error.into()));
+                    state.push(Err(error.into()));
                 }
                 return false;
             }
@@ -460,7 +460,7 @@ impl Shared {
                 state.not_before.insert(partition.clone(), now + pause);
                 if !refresh {
                     let source = RequestError::broker(format!("fetch of {partition}"), error, None);
-                    state.events.push_back(Err(ConsumeError::Partition { partition, source }));
+                    state.push(Err(ConsumeError::Partition { partition, source }));
                 }
                 return refresh;
             }

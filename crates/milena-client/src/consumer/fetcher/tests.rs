@@ -13,6 +13,22 @@ fn offsets(plan: &Plan) -> Vec<i64> {
     }
 }
 
+fn fetched(error_code: ErrorCode, records: bytes::Bytes) -> FetchedPartition {
+    FetchedPartition {
+        topic: FetchedTopic::Name("t".into()),
+        partition: 0,
+        error_code,
+        high_watermark: 1,
+        last_stable_offset: 1,
+        log_start_offset: 0,
+        diverging_epoch: None,
+        current_leader: None,
+        aborted_transactions: Vec::new(),
+        preferred_read_replica: None,
+        records,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn request_ends_as_its_answer_is_taken_in_and_no_other_asks_for_the_same() {
     let (shared, _client) = shared(ConsumerConfig::default()).await;
@@ -27,20 +43,21 @@ async fn request_ends_as_its_answer_is_taken_in_and_no_other_asks_for_the_same()
     let mut batch = BatchEncoder::new(Vec::new(), 0);
     batch.append(0, None, Some(b"one"), &[]).expect("fits");
     let records = batch.seal(Compression::None, None).expect("seals").to_bytes();
-    let fetched = FetchedPartition {
-        topic: FetchedTopic::Name("t".into()),
-        partition: 0,
-        error_code: ErrorCode::NONE,
-        high_watermark: 1,
-        last_stable_offset: 1,
-        log_start_offset: 0,
-        diverging_epoch: None,
-        current_leader: None,
-        aborted_transactions: Vec::new(),
-        preferred_read_replica: None,
-        records,
-    };
+    let fetched = fetched(ErrorCode::NONE, records);
     let reply = FetchReply { partitions: vec![fetched], ..FetchReply::default() };
     shared.take_in(Kind::Session, asked, reply, charge);
     assert_eq!(offsets(&shared.plan(0, Kind::Quick)), [1], "on from what is here, and at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_do_not_pile_up_while_nobody_asks_for_events() {
+    let (shared, _client) = shared(ConsumerConfig::default()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    let version = shared.state().positions.get(&tp(0)).expect("held").version;
+    for _ in 0..1000 {
+        let charge = Arc::new(shared.budget.charge(1));
+        let refused = fetched(ErrorCode::TOPIC_AUTHORIZATION_FAILED, bytes::Bytes::new());
+        shared.take_partition(&mut shared.state(), tp(0), version, refused, &charge);
+    }
+    assert_eq!(shared.state().events.len(), 100);
 }
