@@ -55,7 +55,10 @@ async fn records_are_whole_with_every_codec() {
             let text = expected.to_string();
             assert_eq!((record.offset, record.timestamp, record.key), (expected, WALL + expected, Some(&b"k"[..])));
             let header = record.headers.iter().next().unwrap();
-            assert_eq!((record.value, header.key, header.value), (Some(text.as_bytes()), &b"n"[..], Some(text.as_bytes())));
+            assert_eq!(
+                (record.value, header.key, header.value),
+                (Some(text.as_bytes()), &b"n"[..], Some(text.as_bytes()))
+            );
             let owned = record.to_owned();
             assert_eq!(set.slice(record.value.unwrap()), owned.value.unwrap());
             expected += 1;
