@@ -158,6 +158,9 @@ impl Consumer {
     /// The next event. Records of each partition come in order, a batch at a time, the partitions in turn; positions
     /// move as they are returned. Waiting here counts as polling, however long it takes.
     ///
+    /// Several tasks may wait at once: one partition is read by one of them at a time, and its next batch goes out only
+    /// after the one before, to whoever asks next. What they do with two batches of a partition is theirs to order.
+    ///
     /// # Errors
     /// [`ConsumeError`]; but for [`ConsumeError::Closed`] and a group that has ended, call it again.
     ///
