@@ -18,7 +18,10 @@ pub(super) fn schemas() -> Result<PathBuf, String> {
         let artifact = format!("-Dartifact=org.apache.kafka:kafka-clients:{KAFKA_VERSION}");
         let output = format!("-DoutputDirectory={}", unpacked.display());
         let includes = "-Dmdep.unpack.includes=common/message/*.json";
-        run(Command::new("mvn").args(["-q", "-B", "dependency:unpack", &artifact, &output, includes]))?;
+        // Without a project, Maven leaves a note of what it has unpacked where it runs: it goes when the schemas go.
+        let mut maven = Command::new("mvn");
+        maven.args(["-q", "-B", "dependency:unpack", &artifact, &output, includes]).current_dir(&unpacked);
+        run(&mut maven)?;
     }
     Ok(messages)
 }
