@@ -1,6 +1,6 @@
 //! `milena produce`: lines of stdin become records.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::io::IsTerminal as _;
 
@@ -19,13 +19,28 @@ const WINDOW: usize = 10_000;
 pub(crate) async fn run(args: ProduceArgs) -> Result<(), Failure> {
     let client = connect::client(args.bootstrap.servers()?).await?;
     let producer = connect::producer(&client, args.compression)?;
-    let mut sender =
-        Sender { producer, topic: args.topic.clone(), waiting: VecDeque::new(), delivered: 0, progress: progress() };
-    let read = sender.send_all(&args).await;
+    let mut sender = Sender {
+        producer,
+        topic: args.topic.clone(),
+        waiting: VecDeque::new(),
+        delivered: 0,
+        failures: BTreeMap::new(),
+        progress: progress(),
+    };
+    sender.send_all(&args).await;
     // Whatever stopped the reading, what was read before it is delivered.
-    let delivered = sender.finish().await;
+    let failures = sender.finish().await;
     connect::close(&client).await;
-    read.and(delivered)
+    told_all_but_the_last(failures)
+}
+
+/// Each line that is not on the broker is worth a line on stderr, whatever became of the others.
+fn told_all_but_the_last(mut failures: BTreeMap<u64, Failure>) -> Result<(), Failure> {
+    let Some((_, last)) = failures.pop_last() else { return Ok(()) };
+    for failure in failures.into_values() {
+        failure.report();
+    }
+    Err(last)
 }
 
 fn progress() -> ProgressBar {
@@ -42,53 +57,68 @@ struct Sender {
     /// With the number of the line each came from.
     waiting: VecDeque<(u64, Delivery)>,
     delivered: u64,
+    /// What went wrong, by line; the first ends the reading.
+    failures: BTreeMap<u64, Failure>,
     progress: ProgressBar,
 }
 
 impl Sender {
-    async fn send_all(&mut self, args: &ProduceArgs) -> Result<(), Failure> {
+    async fn send_all(&mut self, args: &ProduceArgs) {
         let mut input = BufReader::with_capacity(256 * 1024, tokio::io::stdin());
         let mut line = Vec::new();
         let mut number = 0;
-        loop {
+        while self.failures.is_empty() {
             line.clear();
-            while !self.read_line(&mut input, &mut line).await? {}
-            if line.is_empty() {
-                return Ok(());
-            }
             number += 1;
-            let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            let text = text.strip_suffix(b"\r").unwrap_or(text);
-            if args.format == InputFormat::Jsonl && text.trim_ascii().is_empty() {
-                continue;
+            match self.read_line(&mut input, &mut line).await {
+                Ok(()) if line.is_empty() => return,
+                Ok(()) => {
+                    if let Err(failure) = self.take(number, &line, args).await {
+                        self.failures.insert(number, failure);
+                    }
+                }
+                Err(failure) => drop(self.failures.insert(number, failure)),
             }
-            let record = parse(text, args).map_err(|what| bad_line(number, &what))?;
-            self.send(number, &record).await?;
         }
     }
 
-    /// Reads on, and says whether `line` is whole, or empty at the end of the input. Meanwhile it hears what becomes of
-    /// the oldest record: stdin may be slow or endless, and a record that was refused is news at once.
-    async fn read_line(&mut self, input: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> Result<bool, Failure> {
-        let Some((number, delivery)) = self.waiting.front_mut() else {
-            return input.read_until(b'\n', line).await.trying("cannot read stdin").map(|_| true);
-        };
-        let number = *number;
-        tokio::select! {
-            biased;
-            // Called off halfway it leaves what it has read in `line`, and goes on from there.
-            read = input.read_until(b'\n', line) => read.trying("cannot read stdin").map(|_| true),
-            delivered = delivery => {
-                self.waiting.pop_front();
-                self.settle(number, delivered)?;
-                Ok(false)
+    /// Reads a whole line, or nothing at the end of the input and once a record was lost. Meanwhile it hears what
+    /// becomes of the oldest record: stdin may be slow or endless, and a record that was refused is news at once.
+    async fn read_line(&mut self, input: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> Result<(), Failure> {
+        loop {
+            let Some((number, delivery)) = self.waiting.front_mut() else {
+                return input.read_until(b'\n', line).await.trying("cannot read stdin").map(drop);
+            };
+            let number = *number;
+            tokio::select! {
+                biased;
+                // Called off halfway it leaves what it has read in `line`, and goes on from there.
+                read = input.read_until(b'\n', line) => return read.trying("cannot read stdin").map(drop),
+                delivered = delivery => {
+                    self.waiting.pop_front();
+                    self.settle(number, delivered);
+                    if !self.failures.is_empty() {
+                        line.clear();
+                        return Ok(());
+                    }
+                }
             }
         }
+    }
+
+    async fn take(&mut self, number: u64, line: &[u8], args: &ProduceArgs) -> Result<(), Failure> {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if args.format == InputFormat::Jsonl && text.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let record = parse(text, args).map_err(|what| bad_line(number, &what))?;
+        self.send(number, &record).await
     }
 
     async fn send(&mut self, line: u64, record: &InputRecord) -> Result<(), Failure> {
         if self.waiting.len() >= WINDOW {
-            self.settle_oldest().await?;
+            self.settle_oldest().await;
         }
         let headers: Vec<RecordHeader<'_>> =
             record.headers.iter().map(|(key, value)| RecordHeader { key, value: value.as_deref() }).collect();
@@ -105,40 +135,36 @@ impl Sender {
         Ok(())
     }
 
-    async fn settle_oldest(&mut self) -> Result<(), Failure> {
-        let Some((line, delivery)) = self.waiting.pop_front() else { return Ok(()) };
-        let delivered = delivery.await;
-        self.settle(line, delivered)
+    async fn settle_oldest(&mut self) {
+        if let Some((line, delivery)) = self.waiting.pop_front() {
+            let delivered = delivery.await;
+            self.settle(line, delivered);
+        }
     }
 
-    fn settle(&mut self, line: u64, delivered: Result<RecordMetadata, ProduceError>) -> Result<(), Failure> {
-        delivered.map_err(|error| self.refused(line, &error))?;
-        self.delivered += 1;
-        self.progress.inc(1);
-        Ok(())
+    fn settle(&mut self, line: u64, delivered: Result<RecordMetadata, ProduceError>) {
+        match delivered {
+            Ok(_) => {
+                self.delivered += 1;
+                self.progress.inc(1);
+            }
+            Err(error) => drop(self.failures.insert(line, self.refused(line, &error))),
+        }
     }
 
     fn refused(&self, line: u64, error: &(dyn Error + 'static)) -> Failure {
         bad_line(line, &format!("cannot produce to topic {}: {}", self.topic, told(error)))
     }
 
-    /// Waits for every record, and tells the first failure once all have been heard of.
-    async fn finish(&mut self) -> Result<(), Failure> {
+    /// Waits until all records have been heard of, and says what went wrong, by line.
+    async fn finish(mut self) -> BTreeMap<u64, Failure> {
         self.producer.flush().await;
-        let mut outcome = Ok(());
         while !self.waiting.is_empty() {
-            if let Err(failure) = self.settle_oldest().await {
-                match outcome {
-                    Ok(()) => outcome = Err(failure),
-                    Err(_) => {
-                        failure.report();
-                    }
-                }
-            }
+            self.settle_oldest().await;
         }
         self.progress.finish_and_clear();
         tracing::info!(records = self.delivered, topic = self.topic, "delivered");
-        outcome
+        self.failures
     }
 }
 

@@ -116,6 +116,20 @@ fn a_record_too_large_is_reported_by_its_line() {
 }
 
 #[test]
+fn every_line_that_is_not_on_the_broker_is_reported() {
+    let cluster = Cluster::start(&[]);
+    cluster.run(&["topics", "create", "orders", "-p", "1", "--config", "max.message.bytes=200"]).ok();
+    // The first two are for the broker to refuse; the last is no record at all.
+    let large = "x".repeat(500);
+    let input = format!("{{\"value\":\"{large}\"}}\n{{\"value\":\"{large}\"}}\n{{\"value\":\"small\"}}\nnot json\n");
+    let ended = cluster.run_with(&["produce", "-t", "orders"], &input);
+    ended.fails(1, &["orders", "not a JSON record"]);
+    let lines: Vec<&str> = ended.stderr.lines().map(|line| &line[..line.len().min(14)]).collect();
+    assert_eq!(lines, ["error: line 1:", "error: line 2:", "error: line 4:"], "{}", ended.stderr);
+    assert_eq!(cluster.values(&["-t", "orders"]), ["small"]);
+}
+
+#[test]
 fn a_refused_record_is_news_while_the_input_is_still_open() {
     let cluster = Cluster::start(&["--no-auto-create"]);
     let mut child = command(&["produce", "-t", "absent", "--format", "lines", "-b", &cluster.address]).spawn().unwrap();
