@@ -5,6 +5,7 @@ use std::time::Duration;
 use milena::{
     Bus, CloseReport, Delivery, Envelope, Event, SeekTo, StartAt, SubscriptionError, SubscriptionEvent, TopicStrategy,
 };
+use milena_admin::Admin;
 use milena_broker::Broker;
 use serde::{Deserialize, Serialize};
 
@@ -14,14 +15,6 @@ use crate::support::*;
 #[event(type = "test.rang", topic = "bells", aggregate = bell, partitions = 2)]
 struct Rang {
     bell: String,
-}
-
-fn noting(journal: &Journal) -> impl Fn(Stepped) -> std::future::Ready<()> + Send + Sync + 'static {
-    let log = journal.clone();
-    move |event| {
-        log.note(&event);
-        std::future::ready(())
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,5 +193,26 @@ async fn one_subscription_serves_many_types_and_the_rest_as_envelopes() {
     bus.publish_envelope("bells", &other).await.unwrap();
     within("three", subscription.wait_for(|status| status.counts.handled == 3)).await.unwrap();
     assert_eq!((journal.len(), seen.things()), (2, vec![("test.other".to_owned(), 0)]));
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_grows_is_told_of() {
+    let broker = Broker::builder().topic("steps", 4).build();
+    let bus = Bus::builder().embedded(broker.clone()).set("metadata.max.age.ms", "1000").open().await.unwrap();
+    let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    let mut events = subscription.events();
+    within("ready", subscription.ready()).await.unwrap();
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    // Time moves on only when nothing is under way: its partitions are counted by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let plain = client(&broker).await;
+    for (_, result) in Admin::new(&plain).create_partitions(&[("steps", 6)]).await.unwrap() {
+        result.unwrap();
+    }
+    let _ = plain.close(Duration::from_secs(5)).await;
+    let told = wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::PartitionsAdded { .. })).await;
+    assert_eq!(told, SubscriptionEvent::PartitionsAdded { topic: "steps".into(), before: 4, now: 6 });
+    within("six", subscription.wait_for(|status| status.partitions.len() == 6)).await.unwrap();
     let _ = bus.close(Duration::from_secs(10)).await;
 }

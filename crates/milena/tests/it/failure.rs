@@ -205,3 +205,57 @@ async fn events_of_a_type_that_nobody_wants_are_passed_over_or_fail_as_told() {
     assert_eq!((failed.counts.skipped, failed.counts.dead_lettered), (0, 1));
     let _ = bus.close(Duration::from_secs(10)).await;
 }
+
+/// An event of a size that only just fits: so many bytes below what is taken by default.
+fn nearly_too_large(below: usize) -> Envelope {
+    let pad = "x".repeat(1024 * 1024 - below);
+    Envelope::new("e-1", "test.stepped", "a", format!("{{\"thing\":\"a\",\"number\":0,\"pad\":\"{pad}\"}}"))
+        .with_source("s")
+}
+
+/// A handler that has much to say about why it fails.
+async fn fails(event: Stepped) -> Result<(), String> {
+    if event.thing == "a" { Err("n".repeat(1_000)) } else { Ok(()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_only_just_fitted_can_be_dead_lettered() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let subscription = bus.subscribe(policy(), fails).group("workers").await.unwrap();
+    let event = nearly_too_large(400);
+    bus.publish_envelope("steps", &event).await.unwrap();
+    within("written", subscription.wait_for(|status| status.counts.dead_lettered == 1)).await.unwrap();
+    let letters = read_all(&broker, "steps.dead-letters").await;
+    assert_eq!(letters[0].value.as_deref(), Some(&event.payload()[..]));
+    assert!(letters[0].headers.iter().any(|(name, _)| name == "__dlq.errors.message"));
+    assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_too_large_goes_without_its_texts_and_else_is_held_with_the_reason() {
+    // A topic of somebody else's making takes no more than usual.
+    let broker = Broker::builder().topic("steps", 1).topic("steps.dead-letters", 1).build();
+    let bus = bus_on(&broker).await;
+    let subscription = bus.subscribe(policy(), fails).group("workers").await.unwrap();
+    let mut events = subscription.events();
+    let event = nearly_too_large(1_000);
+    bus.publish_envelope("steps", &event).await.unwrap();
+    within("written", subscription.wait_for(|status| status.counts.dead_lettered == 1)).await.unwrap();
+    let letters = read_all(&broker, "steps.dead-letters").await;
+    assert_eq!(letters[0].value.as_deref(), Some(&event.payload()[..]));
+    assert!(!letters[0].headers.iter().any(|(name, _)| name == "__dlq.errors.message"), "its texts did not fit");
+    assert!(letters[0].headers.iter().any(|(name, _)| name == "milena.dlq.kind"));
+    bus.publish_envelope("steps", &nearly_too_large(400)).await.unwrap();
+    let alarm = wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::DeadLetterFailed { .. })).await;
+    let SubscriptionEvent::DeadLetterFailed { offset: 1, error, .. } = alarm else { panic!("{alarm:?}") };
+    assert!(error.contains("MESSAGE_TOO_LARGE"), "{error}");
+    bus.publish(&stepped("b", 0)).await.unwrap();
+    let held = within("others go on", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert_eq!(held.held_dead_letters, 1);
+    until("what is before it is committed", || broker.committed("workers", "steps", 0) == Some(1)).await;
+    // Its alarm is cleared when it is nobody's any more here.
+    subscription.seek("steps", 0, milena::SeekTo::End).await.unwrap();
+    wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::DeadLetterReleased { offset: 1, .. })).await;
+    assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+}

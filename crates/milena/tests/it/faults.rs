@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milena::Delivery;
+use milena::{Delivery, SubscriptionEvent, SubscriptionState};
 use milena_broker::{Broker, CoordinatorType, Fault, Rule};
 use milena_protocol::{ApiKey, ErrorCode};
 
@@ -100,16 +100,9 @@ async fn a_commit_that_fails_is_tried_again_and_told_of() {
     let fault = Rule::new(Fault::Error(ErrorCode::GROUP_AUTHORIZATION_FAILED)).api(ApiKey::OffsetCommit).times(2);
     broker.faults().add(fault);
     bus.publish(&stepped("a", 0)).await.unwrap();
-    within("the alarm", async {
-        loop {
-            match events.next().await {
-                Some(milena::SubscriptionEvent::CommitFailed { .. }) => return,
-                Some(_) => {}
-                None => panic!("the subscription ended"),
-            }
-        }
-    })
-    .await;
+    wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::CommitFailed { .. })).await;
+    let cleared = wait_for_event(&mut events, |event| !matches!(event, SubscriptionEvent::Assigned { .. })).await;
+    assert_eq!(cleared, SubscriptionEvent::CommitRecovered, "raised once, cleared once");
     until_async("committed after all", async || committed(&broker, "workers", "steps", 0).await == Some(1)).await;
     assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
 }
@@ -127,5 +120,47 @@ async fn a_lone_event_is_handled_at_once() {
     bus.publish(&stepped("a", 0)).await.unwrap();
     within("handled", subscription.wait_for(|status| status.counts.handled == 2)).await.unwrap();
     assert!(started.elapsed() <= Duration::from_millis(20), "took {:?}, of which the handler 2 ms", started.elapsed());
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_a_partition_from_being_read_is_told_until_it_is_over() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let journal = Journal::default();
+    let fault =
+        Rule::new(Fault::Error(ErrorCode::TOPIC_AUTHORIZATION_FAILED)).api(ApiKey::Fetch).topic("steps").always();
+    let fault = broker.faults().add(fault);
+    let subscription = bus.subscribe(policy(), handler(&journal)).group("workers").await.unwrap();
+    let mut events = subscription.events();
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    let partition = Some(("steps".to_owned(), 0));
+    let told = wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::ConsumerFailed { .. })).await;
+    assert!(
+        matches!(&told, SubscriptionEvent::ConsumerFailed { partition: about, .. } if *about == partition),
+        "{told:?}"
+    );
+    let troubled = within("why", subscription.wait_for(|status| status.trouble.is_some())).await.unwrap();
+    assert!(troubled.trouble.unwrap().contains("TOPIC_AUTHORIZATION_FAILED"));
+    broker.faults().remove(fault);
+    let told = wait_for_event(&mut events, |event| !matches!(event, SubscriptionEvent::Assigned { .. })).await;
+    assert_eq!(told, SubscriptionEvent::ConsumerRecovered { partition });
+    within("handled", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert_eq!(subscription.status().trouble, None);
+    assert!(within("close", bus.close(Duration::from_secs(30))).await.is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_may_not_be_read_says_why_it_is_not_ready() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let fault = Rule::new(Fault::Error(ErrorCode::TOPIC_AUTHORIZATION_FAILED)).api(ApiKey::ListOffsets).always();
+    let fault = broker.faults().add(fault);
+    let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    let troubled = within("why", subscription.wait_for(|status| status.trouble.is_some())).await.unwrap();
+    assert_eq!(troubled.state, SubscriptionState::Joining);
+    broker.faults().remove(fault);
+    within("ready", subscription.ready()).await.unwrap();
+    assert_eq!(subscription.status().trouble, None);
     let _ = bus.close(Duration::from_secs(10)).await;
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milena::{Bus, Delivery, SubscribeError, Subscription, SubscriptionEvent};
-use milena_broker::Broker;
+use milena_broker::{Broker, Fault, Rule};
+use milena_protocol::ApiKey;
 use tokio::sync::Semaphore;
 
 use crate::support::*;
@@ -23,6 +24,7 @@ async fn member(broker: &Broker, journal: &Journal) -> (Bus, Subscription) {
         .subscribe(policy(), move |delivery: Delivery<Stepped>| {
             let log = log.clone();
             async move {
+                let _inside = log.enter(&delivery);
                 let event = delivery.event();
                 // Long enough that a rebalance always meets handlers that run.
                 tokio::time::sleep(Duration::from_millis(25 + event.number * 13 % 41)).await;
@@ -208,6 +210,66 @@ async fn a_member_of_another_service_in_the_group_raises_an_alarm() {
     })
     .await;
     assert_eq!(members.len(), 1);
-    let _ = bus.close(Duration::from_secs(10)).await;
     let _ = stranger.close(Duration::from_secs(10)).await;
+    wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::ForeignMembersGone)).await;
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebalance_stops_only_the_partitions_that_move() {
+    let broker = broker(4);
+    let journal = Journal::default();
+    let (first_bus, first) = member(&broker, &journal).await;
+    within("ready", first.ready()).await.unwrap();
+    let mut events = first.events();
+    let (second_bus, second) = member(&broker, &journal).await;
+    within("its share", second.wait_for(|status| status.partitions.len() == 2)).await.unwrap();
+    let moved = wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::Revoked { .. })).await;
+    let SubscriptionEvent::Revoked { partitions, .. } = moved else { unreachable!("it was waited for") };
+    assert_eq!(partitions.len(), 2, "the two that stay are never given up");
+    within("its share", first.wait_for(|status| status.partitions.len() == 2)).await.unwrap();
+    for bus in [first_bus, second_bus] {
+        assert!(within("close", bus.close(Duration::from_secs(20))).await.is_complete());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_late_answer_to_a_revocation_does_not_undo_a_newer_assignment() {
+    let broker = broker(2);
+    let journal = Journal::default();
+    let first_bus = bus_on(&broker).await;
+    let first = first_bus
+        .subscribe(policy(), noting(&journal))
+        .group("workers")
+        .set("session.timeout.ms", "1000")
+        .set("heartbeat.interval.ms", "200")
+        .commit_every(Duration::from_secs(3_600), 1_000_000)
+        .await
+        .unwrap();
+    let mut events = first.events();
+    within("ready", first.ready()).await.unwrap();
+    for thing in 0..10 {
+        first_bus.publish(&stepped(format!("t-{thing}"), 0)).await.unwrap();
+    }
+    within("ten", first.wait_for(|status| status.counts.handled == 10)).await.unwrap();
+    // The commit of the revocation is not answered for long, nor any heartbeat behind it: by then the partition is lost
+    // and assigned anew.
+    let slow = Rule::new(Fault::Delay(Duration::from_secs(20))).api(ApiKey::OffsetCommit);
+    broker.faults().add(slow);
+    let (second_bus, _second) = member(&broker, &journal).await;
+    wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::Lost { .. })).await;
+    let _ = within("the second leaves", second_bus.close(Duration::from_secs(5))).await;
+    wait_for_event(
+        &mut events,
+        |event| matches!(event, SubscriptionEvent::Assigned { partitions } if !partitions.is_empty()),
+    )
+    .await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(first.status().partitions.len(), 2, "both are held anew");
+    for thing in 0..10 {
+        first_bus.publish(&stepped(format!("t-{thing}"), 1)).await.unwrap();
+    }
+    until("all are handled", || journal.distinct() == 20).await;
+    assert!(within("close", first_bus.close(Duration::from_secs(30))).await.is_complete());
+    journal.assert_order();
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milena::{Bus, WireShape};
+use milena::{Bus, OpenError, Order, PublishError, SubscribeError, WireShape};
 use milena_broker::Broker;
 
 use crate::support::*;
@@ -66,4 +66,67 @@ async fn names_beyond_ascii_work_where_kafka_allows_them() {
     bus.publish(&stepped("straße-订单", 0)).await.unwrap();
     within("handled", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
     let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_order_events_of_one_aggregate_are_handled_side_by_side() {
+    let bus = bus().await;
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let shut = std::sync::Arc::clone(&gate);
+    let subscription = bus
+        .subscribe(policy(), move |_: Stepped| {
+            let shut = std::sync::Arc::clone(&shut);
+            async move { shut.acquire().await.unwrap().forget() }
+        })
+        .group("workers")
+        .order(Order::None)
+        .await
+        .unwrap();
+    for number in 0..5 {
+        bus.publish(&stepped("a", number)).await.unwrap();
+    }
+    within("all five at once", subscription.wait_for(|status| status.running == 5)).await.unwrap();
+    gate.add_permits(5);
+    assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_the_promises_rest_on_are_refused() {
+    let bus = bus().await;
+    for key in ["group.id", "auto.offset.reset", "isolation.level"] {
+        let refused = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").set(key, "latest").await;
+        assert!(matches!(&refused, Err(SubscribeError::Reserved { key: named, .. }) if *named == key), "{refused:?}");
+    }
+    for key in ["acks", "enable.idempotence", "partitioner"] {
+        let refused = Bus::builder().embedded(Broker::builder().build()).set_producer(key, "1").open().await;
+        assert!(matches!(&refused, Err(OpenError::Reserved { key: named }) if *named == key), "{refused:?}");
+    }
+    let unknown = Bus::builder().embedded(Broker::builder().build()).set_producer("linger", "5").open().await;
+    assert!(matches!(unknown, Err(OpenError::Config(_))), "{unknown:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_of_the_producer_are_the_producers() {
+    let builder = Bus::builder().embedded(Broker::builder().build()).set_producer("max.request.size", "2048");
+    let bus = builder.open().await.unwrap();
+    let payload = format!("\"{}\"", "x".repeat(3_000));
+    let large = milena::Envelope::new("e-1", "test.stepped", "a", payload).with_source("s");
+    let refused = bus.publish_envelope("steps", &large).await;
+    assert!(matches!(refused, Err(PublishError::Send(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_commit_interval_there_is_does_not_overflow() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let subscription = bus
+        .subscribe(policy(), |_: Stepped| async {})
+        .group("workers")
+        .commit_every(Duration::MAX, 1_000)
+        .await
+        .unwrap();
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    within("handled", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+    assert_eq!(broker.committed("workers", "steps", 0), Some(1));
 }

@@ -11,4 +11,5 @@ mod knobs;
 mod order;
 mod publish;
 mod regressions;
+mod start;
 mod support;

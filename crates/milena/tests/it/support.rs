@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use milena::{Bus, Delivery, Event, FailurePolicy, Then};
+use milena::{Bus, Delivery, Event, FailurePolicy, SubscriptionEvent, SubscriptionEvents, Then};
 use milena_admin::Admin;
 use milena_broker::Broker;
 use milena_client::consumer::{Consumer, ConsumerEvent, OwnedRecord, Start};
@@ -119,6 +119,31 @@ impl Drop for Entered {
             *inside -= 1;
         }
     }
+}
+
+/// A handler that notes each event.
+pub(crate) fn noting(journal: &Journal) -> impl Fn(Stepped) -> std::future::Ready<()> + Send + Sync + 'static {
+    let log = journal.clone();
+    move |event| {
+        log.note(&event);
+        std::future::ready(())
+    }
+}
+
+/// Waits for an event of a subscription.
+pub(crate) async fn wait_for_event(
+    events: &mut SubscriptionEvents,
+    is_wanted: impl Fn(&SubscriptionEvent) -> bool,
+) -> SubscriptionEvent {
+    within("an event of the subscription", async {
+        loop {
+            let event = events.next().await.expect("the subscription runs");
+            if is_wanted(&event) {
+                return event;
+            }
+        }
+    })
+    .await
 }
 
 /// Waits, without guessing how long, until `condition` holds.

@@ -1,0 +1,152 @@
+//! Where a subscription begins, and what becomes of a position that is no more.
+
+use std::time::Duration;
+
+use milena::{Bus, Event, SeekTo, StartAt, SubscriptionError, SubscriptionEvent};
+use milena_admin::Admin;
+use milena_broker::{Broker, Fault, Rule};
+use milena_client::TopicPartition;
+use milena_protocol::ApiKey;
+use serde::{Deserialize, Serialize};
+
+use crate::support::*;
+
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(type = "test.rang", topic = "bells", aggregate = bell, partitions = 2)]
+struct Rang {
+    bell: String,
+}
+
+async fn publish_ten(bus: &milena::Bus, from: u64) {
+    for number in from..from + 10 {
+        bus.publish(&stepped("a", number)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_start_in_a_group_that_has_members_replays_nothing() {
+    let broker = Broker::builder().topic("steps", 2).topic("bells", 2).build();
+    let bus = Bus::builder().embedded(broker.clone()).set("metadata.max.age.ms", "1000").open().await.unwrap();
+    let bells = bus.subscribe(policy(), |_: Rang| async {}).group("workers").await.unwrap();
+    within("a member is there", bells.ready()).await.unwrap();
+    publish_ten(&bus, 0).await;
+    let journal = Journal::default();
+    let late = bus.subscribe(policy(), noting(&journal)).group("workers").start_at(StartAt::Latest).await.unwrap();
+    within("ready", late.ready()).await.unwrap();
+    let committed: Vec<_> = (0..2).map(|partition| broker.committed("workers", "steps", partition)).collect();
+    let ends: Vec<_> = (0..2).map(|partition| Some(broker.log_offsets("steps", partition).unwrap().1)).collect();
+    assert_eq!(committed, ends, "the ends are committed before it is ready");
+    bus.publish(&stepped("a", 10)).await.unwrap();
+    within("the new one", late.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert_eq!(journal.of("a"), [10]);
+    // Partitions that appear later begin with their oldest event.
+    let plain = client(&broker).await;
+    for (_, result) in Admin::new(&plain).create_partitions(&[("steps", 8)]).await.unwrap() {
+        result.unwrap();
+    }
+    for thing in 0..40 {
+        bus.publish(&stepped(format!("t-{thing}"), 0)).await.unwrap();
+    }
+    within("grown", late.wait_for(|status| status.partitions.len() == 8)).await.unwrap();
+    within("all", late.wait_for(|status| status.counts.handled == 41)).await.unwrap();
+    let _ = plain.close(Duration::from_secs(5)).await;
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_that_retention_overtook_is_told_of_and_nothing_else_is_skipped() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let journal = Journal::default();
+    let first = bus.subscribe(policy(), noting(&journal)).group("workers").await.unwrap();
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    within("one", first.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert!(within("closed", first.close(Duration::from_secs(10))).await.is_complete());
+    publish_ten(&bus, 1).await;
+    let plain = client(&broker).await;
+    let deleted = Admin::new(&plain).delete_records(&[(TopicPartition::new("steps", 0), 6)]).await.unwrap();
+    assert!(deleted.iter().all(|(_, result)| result.is_ok()), "{deleted:?}");
+    let _ = plain.close(Duration::from_secs(5)).await;
+    let second = bus.subscribe(policy(), noting(&journal)).group("workers").await.unwrap();
+    let mut events = second.events();
+    let lost = wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::PositionLost { .. })).await;
+    assert_eq!(lost, SubscriptionEvent::PositionLost { topic: "steps".into(), partition: 0, from: 1, to: 6 });
+    within("the rest", second.wait_for(|status| status.counts.handled == 5)).await.unwrap();
+    assert_eq!(journal.of("a"), [0, 6, 7, 8, 9, 10]);
+    assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+    assert_eq!(broker.committed("workers", "steps", 0), Some(11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_cut_off_is_told_of_and_read_anew() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let journal = Journal::default();
+    let subscription = bus.subscribe(policy(), noting(&journal)).group("workers").await.unwrap();
+    let mut events = subscription.events();
+    publish_ten(&bus, 0).await;
+    within("ten", subscription.wait_for(|status| status.counts.handled == 10)).await.unwrap();
+    broker.truncate("steps", 0, 4).unwrap();
+    let lost = wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::PositionLost { .. })).await;
+    assert_eq!(lost, SubscriptionEvent::PositionLost { topic: "steps".into(), partition: 0, from: 10, to: 0 });
+    within("four again", subscription.wait_for(|status| status.counts.handled == 14)).await.unwrap();
+    assert_eq!(journal.of("a")[10..], [0, 1, 2, 3]);
+    until("the commit follows", || broker.committed("workers", "steps", 0) == Some(4)).await;
+    assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seek_to_where_nothing_is_changes_nothing_and_says_what_there_is() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let journal = Journal::default();
+    let subscription = bus.subscribe(policy(), noting(&journal)).group("workers").await.unwrap();
+    publish_ten(&bus, 0).await;
+    within("ten", subscription.wait_for(|status| status.counts.handled == 10)).await.unwrap();
+    for offset in [11, i64::MAX, -1] {
+        let refused = within("an answer", subscription.seek("steps", 0, SeekTo::Offset(offset))).await;
+        let Err(SubscriptionError::OutOfRange { earliest: 0, latest: 10, .. }) = refused else { panic!("{refused:?}") };
+    }
+    bus.publish(&stepped("a", 10)).await.unwrap();
+    within("the next", subscription.wait_for(|status| status.counts.handled == 11)).await.unwrap();
+    assert_eq!(journal.of("a"), (0..=10).collect::<Vec<_>>());
+    within("the end is there", subscription.seek("steps", 0, SeekTo::Offset(11))).await.unwrap();
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_seeks_the_later_holds_whichever_answer_comes_first() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let journal = Journal::default();
+    let subscription = bus.subscribe(policy(), noting(&journal)).group("workers").await.unwrap();
+    publish_ten(&bus, 0).await;
+    within("ten", subscription.wait_for(|status| status.counts.handled == 10)).await.unwrap();
+    let (earlier, later) = tokio::join!(
+        subscription.seek("steps", 0, SeekTo::Beginning),
+        subscription.seek("steps", 0, SeekTo::Offset(8))
+    );
+    assert!(matches!(earlier, Err(SubscriptionError::Seek { .. })), "{earlier:?}");
+    later.unwrap();
+    within("two again", subscription.wait_for(|status| status.counts.handled == 12)).await.unwrap();
+    assert_eq!(journal.of("a")[10..], [8, 9]);
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seek_does_not_wait_for_a_first_position() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    publish_ten(&bus, 0).await;
+    let journal = Journal::default();
+    broker.faults().add(Rule::new(Fault::Delay(Duration::from_secs(20))).api(ApiKey::OffsetFetch).times(2));
+    let subscription = bus.subscribe(policy(), noting(&journal)).group("workers").await.unwrap();
+    within("assigned", subscription.wait_for(|status| !status.partitions.is_empty())).await.unwrap();
+    let started = tokio::time::Instant::now();
+    within("sought", subscription.seek("steps", 0, SeekTo::Offset(7))).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+    within("three", subscription.wait_for(|status| status.counts.handled == 3)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(journal.of("a"), [7, 8, 9], "the late answer about where to begin moves nothing");
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
