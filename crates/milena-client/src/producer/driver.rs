@@ -127,6 +127,7 @@ impl Shared {
                 late.push(std::mem::replace(closing, Closing::Void));
             }
         }
+        state.sweep();
         state.queue.expire(now, &self.queue);
         let done = state.queue.take_done();
         let bump = state.queue.poll_bump();

@@ -77,7 +77,7 @@ pub(super) enum Closing {
     },
     /// Back.
     Sealed { created: Instant, batch: ProducerBatch, share: BatchShare },
-    /// Could not be compressed: it is skipped.
+    /// Given up: it is skipped.
     Void,
 }
 
@@ -292,6 +292,11 @@ impl State {
         self.usual = open.len().max(self.usual / 2);
         self.closing.push_back(Closing::Whole(open, None));
         true
+    }
+
+    /// Forgets what was given up before it was sealed: a partition that nobody leads would be held busy by it for ever.
+    pub(super) fn sweep(&mut self) {
+        self.closing.retain(|closing| !matches!(closing, Closing::Void));
     }
 
     /// Whether anything is open, closed, queued or in flight.

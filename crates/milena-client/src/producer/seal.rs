@@ -182,6 +182,7 @@ impl Errand {
             // Given up meanwhile by a close that did not wait.
             (None, Ok(batch)) => (Some(batch), Some((share, BatchOutcome::Failed(ProduceFailure::Closed)))),
         };
+        state.sweep();
         let node = shared.list(partition, &mut state);
         drop(state);
         drop(orphan);
@@ -212,6 +213,7 @@ impl Drop for Errand {
             }
             None => ProduceFailure::Closed,
         };
+        state.sweep();
         drop(state);
         shared.answer(share, BatchOutcome::Failed(failure));
         // This may be any thread, and one that panics: the driver sends what waits behind the batch.

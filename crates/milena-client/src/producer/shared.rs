@@ -153,6 +153,10 @@ impl Shared {
     pub(super) fn resolved(self: &Arc<Self>, metadata: &TopicMetadata) -> Arc<Topic> {
         let mut in_order = lock(&self.in_order);
         if let Some(topic) = self.topic(&metadata.name) {
+            // Whoever waits for its partitions must find them now, or would ask again without a pause.
+            if topic.partitions().present().is_empty() {
+                self.update_topic(&topic, &self.client.metadata.snapshot());
+            }
             return topic;
         }
         let rng = lock(&self.rng).fork();

@@ -398,6 +398,35 @@ async fn batch_behind_one_given_up_is_not_written_again_while_the_old_connection
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn tasks_of_dropped_producers_end_though_their_partition_has_no_leader() {
+    let broker = Broker::builder().nodes(2).topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let limit = Duration::from_secs(10);
+    let builder = Producer::builder(&client).delivery_timeout(limit).request_timeout(limit / 2);
+    // Many, so that a connection more or less does not count.
+    let producers: Vec<_> = (0..20).map(|_| builder.clone().build().unwrap()).collect();
+    for producer in &producers {
+        send(producer, 0, 0).await.await.unwrap();
+    }
+    broker.remove_leader("t", 0).unwrap();
+    client.refresh_metadata().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let mut deliveries = Vec::new();
+    for producer in &producers {
+        deliveries.push(send(producer, 0, 1).await);
+    }
+    let tasks = client.task_count();
+    drop(producers);
+    for delivery in deliveries {
+        assert_eq!(soon(delivery).await.unwrap_err().outcome(), Outcome::Failed);
+    }
+    while client.task_count() > tasks - 15 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(start.elapsed() < limit * 2, "nothing is left to send, and the tasks wait for a leader");
+    }
+}
+
 /// What the driver waits for may be in flight though it was given up and told: then its answer is the last event.
 #[tokio::test(start_paused = true)]
 async fn task_of_a_closed_producer_ends_with_the_last_answer() {
