@@ -333,6 +333,17 @@ impl Membership {
     /// A commit sent under `generation` was answered with an error about the group. While JoinGroup is under way its
     /// answer says where we stand: that the generation is over is no news then.
     pub fn handle_commit_error(&mut self, now: Instant, generation: i32, error: ErrorCode) {
+        if matches!(
+            error,
+            ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::REQUEST_TIMED_OUT
+        ) {
+            // JoinGroup would be sent again behind the one that the coordinator still holds, for another rebalance; it
+            // learns by itself when the coordinator has moved.
+            if self.state != MemberState::PreparingRebalance {
+                self.handle_coordinator_lost(now);
+            }
+            return;
+        }
         // Who commits by hand has no membership to lose.
         if generation < 0 || self.is_superseded(generation) || !self.state.may_commit() {
             return;

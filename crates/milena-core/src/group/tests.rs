@@ -368,7 +368,12 @@ fn commits_go_out_until_the_join_is_answered_and_again_after_the_sync() {
     assert!(rig.member.may_commit(), "the generation lasts until the next one starts");
     // The next one has started, and the answer that says so is on its way.
     assert!(rig.member.is_superseded(1));
-    for error in [ErrorCode::ILLEGAL_GENERATION, ErrorCode::REBALANCE_IN_PROGRESS, ErrorCode::UNKNOWN_MEMBER_ID] {
+    for error in [
+        ErrorCode::ILLEGAL_GENERATION,
+        ErrorCode::REBALANCE_IN_PROGRESS,
+        ErrorCode::UNKNOWN_MEMBER_ID,
+        ErrorCode::COORDINATOR_NOT_AVAILABLE,
+    ] {
         rig.member.handle_commit_error(rig.now, 1, error);
     }
     assert_eq!((rig.events(), rig.member.state()), (vec![], MemberState::PreparingRebalance), "nothing is lost by it");
@@ -376,6 +381,9 @@ fn commits_go_out_until_the_join_is_answered_and_again_after_the_sync() {
     assert!(!rig.member.may_commit());
     rig.synced(&[0]);
     assert!(rig.member.may_commit() && rig.member.is_superseded(1) && !rig.member.is_superseded(2));
+    rig.member.handle_commit_error(rig.now, 2, ErrorCode::NOT_COORDINATOR);
+    rig.pass(2 * SECOND);
+    assert_eq!(rig.send().kind, GroupRequestKind::FindCoordinator);
 }
 
 #[test]

@@ -78,19 +78,15 @@ impl Driver {
         let membership = self.membership.as_ref();
         let superseded = membership.is_some_and(|membership| membership.is_superseded(generation));
         let error = self.lane.handle_reply(now, ticket, reply, superseded);
-        match error {
-            Some(ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::REQUEST_TIMED_OUT) => {
-                self.forget_coordinator();
-                if let Some(membership) = &mut self.membership {
-                    membership.handle_coordinator_lost(now);
-                }
-            }
-            Some(error) => {
-                if let Some(membership) = &mut self.membership {
-                    membership.handle_commit_error(now, generation, error);
-                }
-            }
-            None => {}
+        let Some(error) = error else { return };
+        if matches!(
+            error,
+            ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::REQUEST_TIMED_OUT
+        ) {
+            self.forget_coordinator();
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.handle_commit_error(now, generation, error);
         }
     }
 }
