@@ -23,6 +23,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Replay 20,000 real departures through the event bus and tell what happened.
+    ///
+    /// Events travel in topic `flights`, dead letters in `flights.dead-letters`; on a cluster both stay, for you to look
+    /// at. The group is this run's own and is deleted.
     Demo(DemoArgs),
     /// Run an embedded broker that any Kafka client can use; it keeps everything in memory.
     Broker(BrokerArgs),
@@ -61,11 +64,24 @@ impl Bootstrap {
     }
 }
 
+/// For commands that bring a broker of their own where none is named.
+#[derive(Debug, Args)]
+pub(crate) struct OptionalBootstrap {
+    /// Brokers to start from; without them an embedded broker in this process is used.
+    #[arg(
+        short = 'b',
+        long = "bootstrap",
+        value_name = "HOST:PORT,…",
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        hide_env_values = true
+    )]
+    pub(crate) servers: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Brokers to start from; without them the demo runs on an embedded broker.
-    #[arg(short, long = "bootstrap", value_name = "HOST:PORT,…")]
-    pub(crate) bootstrap: Option<String>,
+    #[command(flatten)]
+    pub(crate) bootstrap: OptionalBootstrap,
     /// Print the summary as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -212,7 +228,8 @@ pub(crate) struct ConsumeArgs {
     /// The topic.
     #[arg(short, long)]
     pub(crate) topic: String,
-    /// Consume as a member of this group and commit what was printed; without it all partitions are read.
+    /// Consume as a member of this group; without it all partitions are read. What was printed is committed every three
+    /// seconds, when partitions are given up and at the end; never more than that.
     #[arg(short, long)]
     pub(crate) group: Option<String>,
     /// Where to begin: `beginning`, `end` or an offset. A group begins there only where it has committed nothing.
@@ -221,7 +238,8 @@ pub(crate) struct ConsumeArgs {
     /// End after so many records.
     #[arg(long, value_name = "N")]
     pub(crate) max: Option<u64>,
-    /// End when the partitions' ends, as they were at the start, are reached.
+    /// End when the partitions' ends, as they were at the start, are reached; in a group, those of the partitions that
+    /// it is given, if any.
     #[arg(long)]
     pub(crate) exit_at_end: bool,
     /// What is printed of a record.
@@ -265,16 +283,9 @@ pub(crate) struct BenchArgs {
     /// What to measure.
     #[arg(value_enum)]
     pub(crate) mode: BenchMode,
-    /// Brokers to start from; without them an embedded broker in this process is used.
-    #[arg(
-        short,
-        long = "bootstrap",
-        value_name = "HOST:PORT,…",
-        env = "KAFKA_BOOTSTRAP_SERVERS",
-        hide_env_values = true
-    )]
-    pub(crate) bootstrap: Option<String>,
-    /// An existing topic; without it one is made and deleted.
+    #[command(flatten)]
+    pub(crate) bootstrap: OptionalBootstrap,
+    /// An existing topic; without it one is made, and deleted however the command ends.
     #[arg(short, long)]
     pub(crate) topic: Option<String>,
     /// How many records; 1,000,000 unless given, 10,000 for latency.
@@ -292,7 +303,7 @@ pub(crate) struct BenchArgs {
     /// Tasks that produce.
     #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) tasks: u32,
-    /// Print one JSON object.
+    /// Print one JSON object; its `peak_rss_mib` is null where the system is not Linux.
     #[arg(long)]
     pub(crate) json: bool,
     /// Give up after so many seconds.

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::support::{Cluster, milena};
+#[cfg(unix)]
+use crate::support::on_a_terminal;
+use crate::support::{Cluster, command, embedded, end, milena, run_at, until};
 
 /// An object with exactly these fields.
 fn has_fields(object: &Value, fields: &[&str]) {
@@ -54,9 +56,37 @@ fn the_demo_runs_again_and_again_on_a_broker() {
     let cluster = Cluster::start(&["--nodes", "2"]);
     is_a_complete_demo(&cluster.run(&["demo", "--json"]).json());
     let text = cluster.run(&["demo"]).ok();
-    for part in ["20000", "order violations", &cluster.address] {
-        assert!(text.replace([',', '_', '\u{202f}'], "").contains(&part.replace(',', "")), "{part} in {text}");
+    for part in ["20,000 departures", "19,980", "order violations", "✓ every event accounted for", &cluster.address] {
+        assert!(text.contains(part), "{part} in {text}");
     }
+    assert_eq!(cluster.run(&["groups", "list"]).ok(), "", "each group is deleted");
+    assert_eq!(cluster.run(&["topics", "list"]).ok(), "flights\nflights.dead-letters\n", "as its help says");
+}
+
+#[test]
+fn two_demos_on_one_cluster_do_not_take_each_others_events() {
+    let cluster = Cluster::start(&[]);
+    // The environment names the brokers as for every other command, and the log says which those are.
+    let both = [(); 2]
+        .map(|()| command(&["demo", "--json", "-v"]).env("KAFKA_BOOTSTRAP_SERVERS", &cluster.address).spawn().unwrap());
+    for mut ended in both.map(end) {
+        assert!(ended.stderr.contains(&format!("on Kafka at {}", cluster.address)), "{}", ended.stderr);
+        ended.stderr.clear();
+        is_a_complete_demo(&ended.json());
+    }
+    assert_eq!(cluster.run(&["groups", "list"]).ok(), "");
+}
+
+#[cfg(unix)]
+#[test]
+fn on_a_terminal_the_demo_shows_how_far_it_is() {
+    let mut ended = on_a_terminal(&["demo"]);
+    for part in ["on an embedded broker in this process", "published", "handled", " of 20,000", "dead-lettered"] {
+        assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+    }
+    ended.stderr.clear();
+    let summary = ended.ok();
+    assert!(summary.contains("✓ every event accounted for, in order"), "{summary}");
 }
 
 const FIELDS: [&str; 9] = [
@@ -107,6 +137,34 @@ fn a_bench_uses_the_topic_it_is_given_and_keeps_it() {
     let described = cluster.run(&["topics", "describe", "orders", "--json"]).json();
     let partitions = described["partitions"].as_array().unwrap();
     assert_eq!(partitions.iter().map(|partition| partition["end_offset"].as_u64().unwrap()).sum::<u64>(), 2000);
+}
+
+#[test]
+fn a_bench_that_is_cut_short_leaves_nothing_behind() {
+    let cluster = Cluster::start(&[]);
+    // So many that neither ends by itself.
+    let bench = ["bench", "latency", "--records", "1000000000"];
+    cluster.run(&[&bench[..], &["--timeout", "1"]].concat()).fails(1, &["not done after 1 s", "--timeout"]);
+    assert_eq!(cluster.run(&["topics", "list"]).ok(), "");
+    for signal in ["INT", "TERM"] {
+        let running = cluster.follow(&bench);
+        until("its topic is there", || cluster.run(&["topics", "list"]).ok().starts_with("milena-bench-"));
+        let ended = running.end_by(signal);
+        ended.fails(1, &["interrupted"]);
+        assert_eq!(ended.stderr.lines().count(), 1, "nothing to warn of: {}", ended.stderr);
+        assert_eq!(cluster.run(&["topics", "list"]).ok(), "", "after {signal}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bench_does_not_take_offsets_for_records() {
+    let (broker, address) = embedded(&[("orders", 1)]).await;
+    assert_eq!(run_at(&address, &["produce", "-t", "orders", "--format", "lines"], "one\ntwo\n").await.ok(), "");
+    broker.end_transaction("orders", 0, 500, 0, true).unwrap();
+    let bench = ["bench", "consume", "-t", "orders", "--json", "--records"];
+    run_at(&address, &[&bench[..], &["3"]].concat(), "").await.fails(2, &["orders holds 2 records, 3 are asked for"]);
+    assert_eq!(run_at(&address, &[&bench[..], &["2"]].concat(), "").await.json()["consumed"], 2);
+    broker.shutdown().await;
 }
 
 #[test]

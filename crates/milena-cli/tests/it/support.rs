@@ -3,8 +3,9 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use milena_broker::Broker;
 use serde_json::Value;
 
 /// Longer than anything takes on a busy machine.
@@ -96,6 +97,36 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success(), "no process {pid} to signal");
 }
 
+/// Runs it as a person sees it: stderr is a terminal. What was shown there is [`Ended::stderr`].
+#[cfg(unix)]
+pub(crate) fn on_a_terminal(args: &[&str]) -> Ended {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = std::fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+    // A temporary: the command keeps its own copy of the terminal, and reading ends when the last is closed.
+    let child = command(args).env("TERM", "xterm").stdin(Stdio::null()).stderr(terminal).spawn().unwrap();
+    let screen = std::thread::spawn(move || {
+        let (mut screen, mut shown) = (std::fs::File::from(master), Vec::new());
+        // Linux ends it with EIO rather than with an end.
+        let _ = screen.read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    });
+    let mut ended = end(child);
+    ended.stderr = screen.join().unwrap();
+    ended
+}
+
+/// Looks until it is so; each look runs a process, which takes its time.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+    }
+}
+
 /// A process that goes on until it is told to end; killed if it still runs when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -143,6 +174,13 @@ impl Running {
     /// The next line, if it comes that soon.
     pub(crate) fn line_within(&self, limit: Duration) -> Option<String> {
         self.lines.recv_timeout(limit).ok()
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// Ends it by a signal. Its stdout is what [`Self::line`] has not taken yet.
@@ -221,4 +259,19 @@ impl Cluster {
         let described = self.run(&["groups", "describe", group, "--json"]).json();
         described["partitions"][0]["committed"].clone()
     }
+}
+
+/// A broker in the process of the test, for what no command can do to one.
+pub(crate) async fn embedded(topics: &[(&str, i32)]) -> (Broker, String) {
+    let builder = topics.iter().fold(Broker::builder(), |builder, (name, count)| builder.topic(*name, *count));
+    let broker = builder.build();
+    let address = broker.listen("127.0.0.1:0").await.unwrap()[0].to_string();
+    (broker, address)
+}
+
+/// Runs `milena` against it, on a thread where waiting does no harm.
+pub(crate) async fn run_at(address: &str, args: &[&str], stdin: &'static str) -> Ended {
+    let args: Vec<String> = args.iter().chain(&["-b", address]).map(|arg| (*arg).to_owned()).collect();
+    let run = move || with_stdin(&args.iter().map(String::as_str).collect::<Vec<_>>(), stdin.as_bytes());
+    tokio::task::spawn_blocking(run).await.unwrap()
 }

@@ -6,8 +6,7 @@ mod payload;
 mod produce;
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use milena_admin::{Admin, NewTopic};
@@ -18,6 +17,7 @@ use serde::Serialize;
 use crate::args::{BenchArgs, BenchMode};
 use crate::connect;
 use crate::failure::{Failure, Trying as _};
+use crate::interrupt::interrupted;
 use crate::stdout;
 use crate::usage;
 
@@ -25,6 +25,8 @@ use crate::usage;
 const RECORDS: u64 = 1_000_000;
 /// Records of `latency`, where each waits for the one before.
 const ROUND_TRIPS: u64 = 10_000;
+
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -40,7 +42,8 @@ pub(crate) struct Figures {
     cpu_us_per_record: f64,
     p50_us: u64,
     p99_us: u64,
-    peak_rss_mib: f64,
+    /// Only Linux tells.
+    peak_rss_mib: Option<f64>,
 }
 
 impl Figures {
@@ -51,7 +54,9 @@ impl Figures {
         let _ = writeln!(text, "  {:>14.0} records/s", self.records_per_second);
         let _ = writeln!(text, "  {:>14.3} µs CPU per record", self.cpu_us_per_record);
         let _ = writeln!(text, "  {:>14} µs p50, {} µs p99", self.p50_us, self.p99_us);
-        let _ = writeln!(text, "  {:>14.1} MiB peak", self.peak_rss_mib);
+        if let Some(peak) = self.peak_rss_mib {
+            let _ = writeln!(text, "  {peak:>14.1} MiB peak");
+        }
         text
     }
 }
@@ -75,43 +80,51 @@ pub(crate) fn micros(duration: Duration) -> u64 {
 
 pub(crate) async fn run(args: BenchArgs) -> Result<(), Failure> {
     // Kept alive to the end: dropping it stops the broker.
-    let (bootstrap, embedded) = match &args.bootstrap {
-        Some(bootstrap) => (bootstrap.clone(), None),
+    let (bootstrap, embedded) = match &args.bootstrap.servers {
+        Some(servers) => {
+            connect::say_where(&format!("Kafka at {servers}"));
+            (servers.clone(), None)
+        }
         None => {
             let broker = Broker::builder().build();
             let addresses = broker.listen("127.0.0.1:0").await.trying("cannot start an embedded broker")?;
-            if std::io::stderr().is_terminal() {
-                eprintln!("no -b given: an embedded broker in this process serves, and its CPU time is counted too");
-            }
+            connect::say_where("an embedded broker in this process, whose CPU time is counted too");
             (addresses.first().map(ToString::to_string).unwrap_or_default(), Some(broker))
         }
     };
-    let client = connect::client(&bootstrap).await?;
-    let outcome = match tokio::time::timeout(args.timeout, bench(&client, &args)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Failure::Failed(format!("not done after {} s; see --timeout", args.timeout.as_secs()))),
-    };
-    connect::close(&client).await;
+    let outcome = bench(&bootstrap, &args).await;
     if let Some(broker) = embedded {
         broker.shutdown().await;
     }
     outcome
 }
 
-async fn bench(client: &Client, args: &BenchArgs) -> Result<(), Failure> {
+/// Measures, and deletes the topic that it made for that: also when it failed, took too long or was interrupted.
+async fn bench(bootstrap: &str, args: &BenchArgs) -> Result<(), Failure> {
     let records = args.records.unwrap_or(match args.mode {
         BenchMode::Latency => ROUND_TRIPS,
         BenchMode::Produce | BenchMode::Consume => RECORDS,
     });
-    let admin = Admin::new(client);
-    let own_topic = args.topic.is_none();
-    let topic = match &args.topic {
-        Some(topic) => topic.clone(),
-        None => make_topic(&admin, args.partitions).await?,
+    let own_topic = args.topic.is_none().then(unused_name);
+    let client = connect::client(bootstrap).await?;
+    let measured = tokio::select! {
+        measured = measure(&client, args, own_topic.as_deref(), records) => measured,
+        () = tokio::time::sleep(args.timeout) => {
+            Err(Failure::Failed(format!("not done after {} s; see --timeout", args.timeout.as_secs())))
+        }
+        interrupted = interrupted() => Err(match interrupted {
+            Ok(()) => Failure::Failed("interrupted before it was done".to_owned()),
+            Err(error) => Failure::of("cannot wait for a signal", &error),
+        }),
     };
-    let measured = measure(client, args, &topic, records, own_topic).await;
-    if own_topic && let Err(error) = admin.delete_topic(&topic).await {
-        eprintln!("warning: topic {topic} is left behind: {error}");
+    connect::close(&client).await;
+    if let Some(topic) = &own_topic {
+        connect::clean_up(bootstrap, &format!("topic {topic}"), async |admin| match admin.delete_topic(topic).await {
+            // It did not get so far as to make it.
+            Err(error) if error.error_code() == Some(UNKNOWN_TOPIC_OR_PARTITION) => Ok(()),
+            deleted => deleted,
+        })
+        .await;
     }
     tell(args, records, &measured?)
 }
@@ -119,15 +132,19 @@ async fn bench(client: &Client, args: &BenchArgs) -> Result<(), Failure> {
 async fn measure(
     client: &Client,
     args: &BenchArgs,
-    topic: &str,
+    own_topic: Option<&str>,
     records: u64,
-    own_topic: bool,
 ) -> Result<Measured, Failure> {
+    if let Some(topic) = own_topic {
+        let new = NewTopic::new(topic).partitions(args.partitions);
+        Admin::new(client).create_topic(new).await.trying(format_args!("cannot create topic {topic}"))?;
+    }
+    let topic = own_topic.or(args.topic.as_deref()).unwrap_or_default();
     match args.mode {
         BenchMode::Produce => produce::run(client, args, topic, records).await,
         BenchMode::Latency => latency::run(client, args, topic, records).await,
         BenchMode::Consume => {
-            if own_topic {
+            if own_topic.is_some() {
                 produce::run(client, args, topic, records).await?;
             }
             consume::run(client, topic, records).await
@@ -135,11 +152,10 @@ async fn measure(
     }
 }
 
-async fn make_topic(admin: &Admin, partitions: i32) -> Result<String, Failure> {
-    let name = format!("milena-bench-{}", std::process::id());
-    let new = NewTopic::new(&name).partitions(partitions);
-    admin.create_topic(new).await.trying(format_args!("cannot create topic {name}"))?;
-    Ok(name)
+/// A name that no other run has: the topic may be deleted whatever became of its creation.
+fn unused_name() -> String {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("milena-bench-{}-{}", std::process::id(), since_1970.as_millis())
 }
 
 fn tell(args: &BenchArgs, records: u64, measured: &Measured) -> Result<(), Failure> {
@@ -155,7 +171,7 @@ fn tell(args: &BenchArgs, records: u64, measured: &Measured) -> Result<(), Failu
         cpu_us_per_record: measured.cpu.as_secs_f64() * 1e6 / done as f64,
         p50_us: measured.latency.value_at_quantile(0.50),
         p99_us: measured.latency.value_at_quantile(0.99),
-        peak_rss_mib: usage::peak_rss_mib().unwrap_or(f64::NAN),
+        peak_rss_mib: usage::peak_rss_mib(),
     };
     if args.json {
         return stdout::line(serde_json::to_string(&figures).expect("numbers and names always serialize"));

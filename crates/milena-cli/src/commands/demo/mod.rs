@@ -10,17 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use milena::{Bus, Delivery, FailurePolicy, OpenError, StartAt, Subscription, SubscriptionStatus, Then};
+use milena_admin::{Admin, RequestError};
 
 use self::flight::{Departed, Flight, Trouble};
 use self::ledger::Ledger;
-use self::summary::Summary;
+use self::summary::{Summary, thousands};
 use self::view::View;
 use crate::args::DemoArgs;
 use crate::connect;
 use crate::failure::{Failure, Trying as _, told};
+use crate::interrupt::interrupted;
 use crate::stdout;
 
-const GROUP: &str = "milena-demo";
+const GROUP_ID_NOT_FOUND: i16 = 69;
 /// Events of one call to `publish_batch`.
 const BATCH: usize = 256;
 /// Longest time that nothing may happen before the demo gives up.
@@ -75,20 +77,13 @@ impl Run {
 
 pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let flights = flight::read(args.flights.as_deref())?;
-    let (bus, place) = match &args.bootstrap {
-        Some(bootstrap) => {
-            let mut builder = Bus::builder().kafka(bootstrap);
-            for (key, value) in connect::PATIENCE {
-                builder = builder.set(key, value);
-            }
-            let bus = builder.open().await.map_err(|error| match error {
-                OpenError::Config(error) => Failure::Usage(error.to_string()),
-                error => Failure::Failed(told(&error)),
-            })?;
-            (bus, format!("Kafka at {bootstrap}"))
-        }
-        None => (Bus::embedded().await.trying("cannot open an embedded bus")?, "an embedded broker".to_owned()),
+    let cluster = args.bootstrap.servers.as_deref();
+    let place = match cluster {
+        Some(servers) => format!("Kafka at {servers}"),
+        None => "an embedded broker in this process".to_owned(),
     };
+    connect::say_where(&place);
+    let bus = open(cluster).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run = Arc::new(Run {
         id: format!("{}-{}", std::process::id(), since_1970.as_millis()),
@@ -96,9 +91,19 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         ledger: Mutex::new(Ledger::new()),
         view: View::new(flights.len() as u64),
     });
-    let outcome = replay(&bus, &run, &flights).await;
+    let group = format!("milena-demo-{}", run.id);
+    let outcome = tokio::select! {
+        outcome = replay(&bus, &run, &group, &flights) => outcome,
+        interrupted = interrupted() => Err(match interrupted {
+            Ok(()) => Failure::Failed("interrupted before it was done".to_owned()),
+            Err(error) => Failure::of("cannot wait for a signal", &error),
+        }),
+    };
     run.view.end();
     let report = bus.close(CLOSE).await;
+    if let Some(servers) = cluster {
+        connect::clean_up(servers, &format!("group {group}"), async |admin| delete_group(&admin, &group).await).await;
+    }
     let summary = outcome?;
     if args.json {
         stdout::line(serde_json::to_string(&summary).expect("numbers and names always serialize"))?;
@@ -108,13 +113,37 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     if !report.is_complete() {
         return Err(Failure::Failed(format!("the bus did not close completely: {report:?}")));
     }
-    if !summary.is_complete() {
-        return Err(Failure::Failed("not every event is accounted for in order".to_owned()));
+    match summary.complaint() {
+        None => Ok(()),
+        Some(complaint) => Err(Failure::Failed(complaint)),
+    }
+}
+
+async fn open(cluster: Option<&str>) -> Result<Bus, Failure> {
+    let Some(servers) = cluster else { return Bus::embedded().await.trying("cannot open an embedded bus") };
+    let mut builder = Bus::builder().kafka(servers);
+    for (key, value) in connect::PATIENCE {
+        builder = builder.set(key, value);
+    }
+    builder.open().await.map_err(|error| match error {
+        OpenError::Config(error) => Failure::Usage(error.to_string()),
+        error => Failure::Failed(told(&error)),
+    })
+}
+
+/// The group is of this run alone, so nobody misses it.
+async fn delete_group(admin: &Admin, group: &str) -> Result<(), RequestError> {
+    for (_, deleted) in admin.delete_groups(&[group]).await? {
+        match deleted {
+            // It did not get so far as to make it.
+            Err(error) if error.error_code() == Some(GROUP_ID_NOT_FOUND) => {}
+            deleted => deleted?,
+        }
     }
     Ok(())
 }
 
-async fn replay(bus: &Bus, run: &Arc<Run>, flights: &[Flight]) -> Result<Summary, Failure> {
+async fn replay(bus: &Bus, run: &Arc<Run>, group: &str, flights: &[Flight]) -> Result<Summary, Failure> {
     let policy = FailurePolicy::attempts(3)
         .backoff(Duration::from_millis(20), Duration::from_millis(200))
         .then(Then::DeadLetter);
@@ -124,19 +153,21 @@ async fn replay(bus: &Bus, run: &Arc<Run>, flights: &[Flight]) -> Result<Summary
             let run = Arc::clone(&handlers);
             async move { run.handle(delivery).await }
         })
-        .group(GROUP)
-        .start_at(StartAt::Earliest)
+        .group(group)
+        // The events of other runs on the same cluster are none of this one's business.
+        .start_at(StartAt::Latest)
         .await
         .trying("cannot subscribe")?;
-    subscription.ready().await.trying("the subscription did not become ready")?;
+    ready(&subscription).await?;
     let started = Instant::now();
-    let published = publish(bus, run, flights).await?;
-    let status = settled(&subscription, run, published).await?;
+    let expected = flights.len() as u64;
+    let (published, status) = tokio::try_join!(publish(bus, run, flights), settled(&subscription, run, expected))?;
     let seconds = started.elapsed().as_secs_f64();
     let ledger = run.ledger();
     Ok(Summary {
         published,
         handled: ledger.handled,
+        repeated: ledger.repeated,
         retried: status.counts.retried,
         dead_lettered: status.counts.dead_lettered,
         order_violations: ledger.order_violations,
@@ -146,6 +177,17 @@ async fn replay(bus: &Bus, run: &Arc<Run>, flights: &[Flight]) -> Result<Summary
         p99_us: ledger.percentile_us(99.0),
         worst_airports: ledger.worst_airports(10),
     })
+}
+
+async fn ready(subscription: &Subscription) -> Result<(), Failure> {
+    match tokio::time::timeout(PATIENCE, subscription.ready()).await {
+        Ok(ready) => ready.trying("the subscription did not become ready"),
+        Err(_) => {
+            let limit = PATIENCE.as_secs();
+            let why = subscription.status().trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            Err(Failure::Failed(format!("group {} gave no partitions within {limit} s{why}", subscription.group())))
+        }
+    }
 }
 
 /// Publishes all departures in the order of the file, and returns how many the broker has confirmed.
@@ -182,30 +224,49 @@ async fn publish(bus: &Bus, run: &Run, flights: &[Flight]) -> Result<u64, Failur
     Ok(published)
 }
 
-/// Waits until every published event was handled or dead-lettered.
-async fn settled(subscription: &Subscription, run: &Run, published: u64) -> Result<SubscriptionStatus, Failure> {
+/// Waits until every event was handled or dead-lettered.
+async fn settled(subscription: &Subscription, run: &Run, expected: u64) -> Result<SubscriptionStatus, Failure> {
     let mut last_progress = (0, Instant::now());
     loop {
         let handled = run.ledger().handled;
         let waiting = subscription.wait_for(|status| {
-            let counts = status.counts;
-            run.view.troubles.set_message(format!(
-                "{} retried, {} dead-lettered, {} airports waiting",
-                counts.retried, counts.dead_lettered, status.parked
-            ));
-            run.ledger().handled + counts.dead_lettered >= published
+            run.view.show_troubles(status);
+            run.ledger().handled + status.counts.dead_lettered >= expected
         });
         match tokio::time::timeout(Duration::from_secs(1), waiting).await {
             Ok(status) => return status.trying("the subscription ended early"),
             Err(_) if handled > last_progress.0 => last_progress = (handled, Instant::now()),
             Err(_) if last_progress.1.elapsed() > PATIENCE => {
+                let status = subscription.status();
                 return Err(Failure::Failed(format!(
-                    "stuck: {handled} of {published} handled and nothing more for {} s; {:?}",
+                    "stuck: {} of {} events handled, {} dead-lettered, and nothing more for {} s{}",
+                    thousands(handled),
+                    thousands(expected),
+                    status.counts.dead_lettered,
                     PATIENCE.as_secs(),
-                    subscription.status()
+                    status.trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default(),
                 )));
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use milena_broker::{Broker, Fault, Rule};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_does_not_come_about_is_not_waited_for_for_ever() {
+        let broker = Broker::builder().build();
+        broker.faults().add(Rule::new(Fault::DropBeforeApply).key("stuck").always());
+        let bus = Bus::builder().embedded(broker).open().await.unwrap();
+        let policy = FailurePolicy::attempts(1).then(Then::Stop);
+        let subscription = bus.subscribe(policy, async |_: Departed| {}).group("stuck").await.unwrap();
+        let ended = tokio::time::timeout(2 * PATIENCE, ready(&subscription)).await.expect("an end");
+        let Err(Failure::Failed(text)) = ended else { panic!("{ended:?}") };
+        assert!(text.contains("group stuck gave no partitions within 60 s"), "{text}");
     }
 }
