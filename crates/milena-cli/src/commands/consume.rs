@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use milena_client::TopicPartition;
 use milena_client::consumer::{
-    AssignmentEpoch, Consumer, ConsumerEvent, ConsumerRecord, OffsetAndMetadata, OffsetReset, RecordSet, Start,
+    AssignmentEpoch, CommitError, Consumer, ConsumerEvent, ConsumerRecord, OffsetAndMetadata, OffsetRefused,
+    OffsetReset, RecordSet, Start,
 };
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::{ConsumeArgs, From, OutputFormat};
 use crate::connect;
@@ -19,6 +21,11 @@ use crate::stdout;
 
 /// How long the consumer may take to commit and to leave its group.
 const CLOSE: Duration = Duration::from_secs(10);
+/// How often a group commits what was printed; the help of `--group` says so.
+const COMMIT_EVERY: Duration = Duration::from_secs(3);
+/// How often --exit-at-end looks where the reading has got to while nothing is printed: what a consumer does not show
+/// (markers of transactions, aborted records) moves its position without a word.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(args: ConsumeArgs) -> Result<(), Failure> {
     if args.max == Some(0) {
@@ -54,8 +61,10 @@ struct Printer<'a> {
     consumer: Consumer,
     out: BufWriter<Stdout>,
     printed: u64,
-    /// Where each partition's reading ends, with --exit-at-end.
+    /// With --exit-at-end: where the reading of each partition ends that is held.
     ends: BTreeMap<TopicPartition, i64>,
+    /// Whether it is known what is held: a member between two assignments holds nothing, and is not done.
+    is_assigned: bool,
     /// What was printed and is not committed yet.
     uncommitted: BTreeMap<TopicPartition, (i64, i32, AssignmentEpoch)>,
 }
@@ -63,56 +72,80 @@ struct Printer<'a> {
 impl<'a> Printer<'a> {
     fn new(args: &'a ConsumeArgs, consumer: Consumer) -> Self {
         let out = BufWriter::with_capacity(64 * 1024, std::io::stdout());
-        Self { args, consumer, out, printed: 0, ends: BTreeMap::new(), uncommitted: BTreeMap::new() }
+        Self {
+            args,
+            consumer,
+            out,
+            printed: 0,
+            ends: BTreeMap::new(),
+            is_assigned: false,
+            uncommitted: BTreeMap::new(),
+        }
     }
 
     async fn run(&mut self) -> Result<(), Failure> {
         self.start().await?;
-        if self.args.group.is_none() && self.is_done() {
-            return Ok(());
-        }
-        loop {
-            let event = match self.consumer.next().await {
-                // The consumer goes on trying by itself; whether to wait is for whoever watches.
-                Err(error) if error.class().is_retriable() => {
-                    tracing::warn!(topic = self.args.topic, %error, "cannot consume for now");
-                    continue;
-                }
-                event => event.trying(format_args!("cannot consume {}", self.args.topic))?,
-            };
-            match event {
-                ConsumerEvent::Records(set) => self.print(&set)?,
-                ConsumerEvent::Assigned(assignment) if self.args.exit_at_end => {
-                    self.note_ends(assignment.partitions()).await?;
-                }
-                ConsumerEvent::Revoked(guard) => {
-                    self.commit().await?;
-                    // Whoever gets them reads them to their ends.
-                    self.ends.retain(|partition, _| !guard.partitions().contains(partition));
-                }
-                ConsumerEvent::Lost(partitions) => {
-                    for partition in partitions {
-                        self.uncommitted.remove(&partition);
-                        self.ends.remove(&partition);
+        let mut look = interval(LOOK_EVERY);
+        let mut commit = interval(COMMIT_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        commit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.is_done() {
+            // Called off, `next` takes nothing with it.
+            tokio::select! {
+                biased;
+                _ = commit.tick(), if self.args.group.is_some() => self.commit_meanwhile().await,
+                event = self.consumer.next() => match event {
+                    // The consumer goes on trying by itself; whether to wait is for whoever watches.
+                    Err(error) if error.class().is_retriable() => {
+                        tracing::warn!(topic = self.args.topic, %error, "cannot consume for now");
                     }
-                }
-                _ => {}
-            }
-            if self.is_done() {
-                return Ok(());
+                    event => self.take(event.trying(format_args!("cannot consume {}", self.args.topic))?).await?,
+                },
+                _ = look.tick(), if self.args.exit_at_end => {}
             }
         }
+        Ok(())
+    }
+
+    async fn take(&mut self, event: ConsumerEvent) -> Result<(), Failure> {
+        match event {
+            ConsumerEvent::Records(set) => self.print(&set)?,
+            ConsumerEvent::Assigned(assignment) => {
+                self.note_ends(assignment.partitions()).await?;
+                self.is_assigned = true;
+            }
+            ConsumerEvent::Revoked(guard) => {
+                self.commit().await.trying("cannot commit what was printed")?;
+                // Whoever gets them reads them to their ends.
+                self.no_longer_holds(guard.partitions());
+            }
+            ConsumerEvent::Lost(partitions) => {
+                self.uncommitted.retain(|partition, _| !partitions.contains(partition));
+                self.no_longer_holds(&partitions);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn no_longer_holds(&mut self, partitions: &[TopicPartition]) {
+        self.ends.retain(|partition, _| !partitions.contains(partition));
+        // A rebalance goes on until the next assignment, be it of nothing.
+        self.is_assigned = false;
     }
 
     async fn start(&mut self) -> Result<(), Failure> {
         let topic = &self.args.topic;
         if self.args.group.is_some() {
+            if self.args.exit_at_end {
+                // A member of a topic that is not there holds nothing, and would take that for the end.
+                connect::partitions(self.consumer.client(), topic).await?;
+            }
             return self.consumer.subscribe([topic]).trying(format_args!("cannot subscribe to {topic}"));
         }
         let partitions = connect::partitions(self.consumer.client(), topic).await?;
-        if self.args.exit_at_end {
-            self.note_ends(&partitions).await?;
-        }
+        self.note_ends(&partitions).await?;
+        self.is_assigned = true;
         let mut assigned = Vec::with_capacity(partitions.len());
         match self.args.from {
             From::Beginning => assigned.extend(partitions.into_iter().map(|held| (held, Start::Beginning))),
@@ -128,23 +161,11 @@ impl<'a> Printer<'a> {
         self.consumer.assign(assigned).trying(format_args!("cannot read {topic}"))
     }
 
-    /// Remembers where the partitions end now; one without anything left to read is at its end already.
+    /// Remembers where the partitions end now, if that matters.
     async fn note_ends(&mut self, partitions: &[TopicPartition]) -> Result<(), Failure> {
-        let what = format!("cannot find the ends of {}", self.args.topic);
-        let ends = self.consumer.end_offsets(partitions.iter().cloned()).await.trying(&what)?;
-        let starts = self.consumer.beginning_offsets(partitions.iter().cloned()).await.trying(&what)?;
-        let committed = match self.args.group {
-            Some(_) => self.consumer.committed(partitions.iter().cloned()).await.trying(&what)?,
-            None => BTreeMap::new(),
-        };
-        for (partition, end) in ends {
-            let from = match (committed.get(&partition), self.args.from) {
-                (Some(committed), _) => committed.offset,
-                (None, From::Offset(offset)) => offset,
-                (None, From::End) => end,
-                (None, From::Beginning) => starts.get(&partition).copied().unwrap_or(0),
-            };
-            self.ends.insert(partition, if from >= end { REACHED } else { end });
+        if self.args.exit_at_end && !partitions.is_empty() {
+            let what = format!("cannot find the ends of {}", self.args.topic);
+            self.ends.extend(self.consumer.end_offsets(partitions.iter().cloned()).await.trying(what)?);
         }
         Ok(())
     }
@@ -173,11 +194,7 @@ impl<'a> Printer<'a> {
             self.printed += 1;
         }
         self.out.flush()?;
-        let partition = set.topic_partition().clone();
-        if let Some(end) = self.ends.get_mut(&partition).filter(|end| next >= **end) {
-            *end = REACHED;
-        }
-        self.uncommitted.insert(partition, (next, set.leader_epoch(), set.epoch()));
+        self.uncommitted.insert(set.topic_partition().clone(), (next, set.leader_epoch(), set.epoch()));
         outcome
     }
 
@@ -206,31 +223,48 @@ impl<'a> Printer<'a> {
 
     fn is_done(&self) -> bool {
         let full = self.args.max.is_some_and(|max| self.printed >= max);
-        let at_end = self.args.exit_at_end && !self.ends.is_empty() && self.ends.values().all(|end| *end == REACHED);
+        let is_behind = |(partition, end): (&TopicPartition, &i64)| {
+            // Unknown until the first offset is: the committed one, or where one begins without.
+            self.consumer.position(partition).is_none_or(|position| position < *end)
+        };
+        let at_end = self.args.exit_at_end && self.is_assigned && !self.ends.iter().any(is_behind);
         full || at_end
     }
 
-    async fn commit(&mut self) -> Result<(), Failure> {
-        if self.args.group.is_none() || self.uncommitted.is_empty() {
+    /// Commits what was printed. Called off or refused, it is still to be committed.
+    async fn commit(&mut self) -> Result<(), CommitError> {
+        if self.args.group.is_none() {
             return Ok(());
         }
-        let commits = std::mem::take(&mut self.uncommitted).into_iter();
-        let commits = commits.map(|(partition, (offset, leader_epoch, epoch))| {
-            let leader_epoch = Some(leader_epoch).filter(|epoch| *epoch >= 0);
-            (partition, OffsetAndMetadata { offset, leader_epoch, ..OffsetAndMetadata::default() }, epoch)
+        let commits = self.uncommitted.iter().map(|(partition, (offset, leader_epoch, epoch))| {
+            let leader_epoch = Some(*leader_epoch).filter(|epoch| *epoch >= 0);
+            let offset = OffsetAndMetadata { offset: *offset, leader_epoch, ..OffsetAndMetadata::default() };
+            (partition.clone(), offset, *epoch)
         });
-        self.consumer.commit(commits).await.trying("cannot commit what was printed")
+        self.consumer.commit(commits).await?;
+        self.uncommitted.clear();
+        Ok(())
+    }
+
+    /// So that a crash prints again what it has printed in the last seconds, and no more. A commit that failed is made
+    /// again, at the end if not before.
+    async fn commit_meanwhile(&mut self) {
+        let Err(error) = self.commit().await else { return };
+        tracing::warn!(topic = self.args.topic, %error, "cannot commit for now");
+        for (partition, why) in error.refused {
+            // Another member's by now: its word counts.
+            if why == OffsetRefused::StaleEpoch {
+                self.uncommitted.remove(&partition);
+            }
+        }
     }
 
     async fn close(mut self) -> Result<(), Failure> {
         // A reader that went away is no reason to leave the group waiting for this member.
         let flushed = self.out.flush();
-        let committed = self.commit().await;
+        let committed = self.commit().await.trying("cannot commit what was printed");
         let left = self.consumer.close(CLOSE).await.trying("cannot leave the group in good order");
         flushed?;
         committed.and(left)
     }
 }
-
-/// In `ends`: there is nothing left to read.
-const REACHED: i64 = i64::MIN;

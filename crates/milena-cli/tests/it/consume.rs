@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::Cluster;
+use milena_client::Client;
+use milena_client::consumer::{Consumer, ConsumerEvent};
+
+use crate::support::{Cluster, embedded, run_at, until};
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
@@ -47,6 +50,61 @@ fn from_the_end_only_what_comes_later_is_printed() {
     assert!(first >= 3, "{first} was there before");
     let ended = reader.end_by("TERM");
     assert_eq!(ended.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_is_reached_where_a_transaction_left_nothing_to_see() {
+    let (broker, address) = embedded(&[("orders", 2)]).await;
+    let produced = run_at(&address, &["produce", "-t", "orders"], "{\"partition\":0,\"value\":\"7\"}\n").await;
+    assert_eq!(produced.ok(), "");
+    // One partition ends with a marker, the other holds nothing else.
+    broker.end_transaction("orders", 0, 500, 0, true).unwrap();
+    broker.end_transaction("orders", 1, 500, 0, false).unwrap();
+    let consume = ["consume", "-t", "orders", "--exit-at-end", "--format", "value"];
+    for group in [&[][..], &["-g", "billing"], &["-g", "late", "--from", "end"]] {
+        let printed = run_at(&address, &[&consume[..], group].concat(), "").await.ok();
+        assert_eq!(printed, if group.contains(&"end") { "" } else { "7\n" });
+    }
+    assert_eq!(broker.committed("billing", "orders", 0), Some(1));
+    assert_eq!(run_at(&address, &[&consume[..], &["-g", "billing"]].concat(), "").await.ok(), "", "from there on");
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_partition_has_reached_the_end() {
+    let (broker, address) = embedded(&[("orders", 1)]).await;
+    let client = Client::builder().bootstrap(&address).unwrap().build().await.unwrap();
+    // Static members come first in the assignment, so the only partition is and stays with this one.
+    let holder = Consumer::builder(&client).group("billing").instance_id("first").build().unwrap();
+    holder.subscribe(["orders"]).unwrap();
+    let ConsumerEvent::Assigned(held) = holder.next().await.unwrap() else { panic!("assigned first") };
+    assert_eq!(held.partitions().len(), 1);
+    let hold = async { while holder.next().await.is_ok() {} };
+    tokio::select! {
+        ended = run_at(&address, &["consume", "-t", "orders", "-g", "billing", "--exit-at-end"], "") => {
+            assert_eq!(ended.ok(), "");
+        }
+        () = hold => panic!("the holder ended first"),
+    }
+    broker.shutdown().await;
+}
+
+#[test]
+fn a_member_of_a_topic_that_is_not_there_does_not_take_it_for_an_empty_one() {
+    let cluster = Cluster::start(&["--no-auto-create"]);
+    cluster.run(&["consume", "-t", "absent", "-g", "billing", "--exit-at-end"]).fails(1, &["absent"]);
+}
+
+#[test]
+fn a_group_commits_what_was_printed_while_it_goes_on() {
+    let cluster = Cluster::start(&["--topic", "orders:1"]);
+    cluster.fill("orders", 0..5);
+    let reader = cluster.follow(&["consume", "-t", "orders", "-g", "billing", "--format", "value"]);
+    assert_eq!((0..5).map(|_| reader.line()).collect::<Vec<_>>(), numbers(0..5));
+    until("what was printed is committed", || cluster.committed("billing") == 5);
+    // Nothing is committed by the way it ends.
+    reader.kill();
+    assert_eq!(cluster.committed("billing"), 5);
 }
 
 #[test]
