@@ -550,3 +550,24 @@ async fn positions_of_an_assignment_are_awaited_and_end_with_it() {
     consumer.close(Duration::from_secs(5)).await.unwrap();
     assert!(matches!(timeout(LIMIT, wait).await.unwrap().unwrap(), Err(ConsumeError::Closed)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_a_join_that_another_member_holds_up() {
+    let rig = Rig::new(1, "t", 2).await;
+    let first = subscribe(rig.member("g").assignors(EAGER));
+    assigned(&first).await;
+    // A static member has no id to ask for: its very first join is held up.
+    for (consumer_first, id) in [(true, "a"), (false, "b")] {
+        let other = rig.another(8).await;
+        let second = subscribe(other.member("g").instance_id(id).assignors(EAGER));
+        let guard = revoked(&first).await;
+        let start = Instant::now();
+        if consumer_first {
+            second.close(LIMIT).await.unwrap();
+        }
+        let report = other.client.close(LIMIT).await;
+        assert!(report.clean && start.elapsed() < Duration::from_millis(500), "{report:?}");
+        drop(guard);
+        assigned(&first).await;
+    }
+}
