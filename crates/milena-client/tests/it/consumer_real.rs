@@ -13,7 +13,7 @@ use milena_protocol::messages::{DeleteTopicsRequest, DescribeGroupsRequest, Desc
 use tokio::time::timeout;
 
 use crate::cluster::{Cluster, on_every_cluster};
-use crate::consumer_rig::{assert_quiet, produce, records, tp, values};
+use crate::consumer_rig::{assert_quiet, produce, read, records, tp, values};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -187,10 +187,8 @@ async fn seeks_times_and_parked_polls_work_by_hand(cluster: Cluster) {
     let consumer = Consumer::builder(&real.client).fetch_max_wait(Duration::from_secs(5)).build().unwrap();
     let all = |start| (0..3).map(|p| (real.topic.clone(), p, start)).collect::<Vec<_>>();
     consumer.assign(all(Start::Beginning)).unwrap();
-    let mut count = 0;
-    while count < 300 {
-        count += records(&consumer).await.len();
-    }
+    let all_read = read(&consumer, 300).await;
+    assert_eq!(all_read, (0..3).map(|partition| (partition, (0..100).collect())).collect());
     // Nothing more is there, so the polls are parked at the brokers.
     assert_quiet(&consumer, Duration::from_secs(1)).await;
     for round in 0..5 {
