@@ -1,6 +1,7 @@
 //! The whole stack, and the embedded broker beside Kafka. How the tests are sorted is said in the library.
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail as the test itself")]
 
+mod bus;
 mod client;
 mod disturbed;
 mod java_tools;
