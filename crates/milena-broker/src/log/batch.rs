@@ -174,6 +174,9 @@ pub(crate) fn check_produced(
     Ok(CheckedBatch { max_timestamp, producer, transactional: batch.is_transactional(), payload, batch })
 }
 
+/// The most records that are named in an answer: a few bytes may inflate to millions, each at fault.
+pub(super) const MOST_NAMED: usize = 100_000;
+
 /// Keys and timestamps, record by record where the header doesn't say enough.
 fn check_each(
     batch: &RecordBatch,
@@ -190,6 +193,9 @@ fn check_each(
     let mut at_fault = Vec::new();
     let mut is_time = false;
     for (index, record) in (0..).zip(records.iter().filter_map(Result::ok)) {
+        if at_fault.len() == MOST_NAMED {
+            break;
+        }
         let RecordRef { offset, timestamp, key, value, .. } = record;
         if rules.needs_keys && key.is_none() {
             let message = format!("Compacted topic cannot accept message without key in topic partition {partition}");

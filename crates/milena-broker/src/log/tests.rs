@@ -3,7 +3,7 @@ use milena_protocol::{
     record::{BatchEncoder, RecordBatch, RecordBatches},
 };
 
-use super::*;
+use super::{batch::MOST_NAMED, *};
 
 const RULES: BatchRules = BatchRules {
     max_bytes: 1 << 20,
@@ -139,6 +139,29 @@ fn truncation_within_the_first_batch_leaves_no_hole() {
     assert_eq!((log.start_offset(), log.end_offset()), (1, 1));
     log.truncate_to(0);
     assert_eq!((log.start_offset(), log.end_offset()), (0, 0), "a shorter log starts where it ends");
+}
+
+/// Each record is judged by itself: a producer sends what is not named again.
+#[test]
+fn records_of_a_wrong_time_are_named_wherever_they_stand() {
+    let judge = |timestamps: &[i64]| {
+        let mut encoder = BatchEncoder::new(Vec::new(), timestamps[0]);
+        for timestamp in timestamps {
+            encoder.append(*timestamp, None, None, &[]).expect("it fits");
+        }
+        let bytes = encoder.seal(Compression::None, None).expect("nothing to compress").to_bytes();
+        let rules = BatchRules { max_bytes: usize::MAX, earliest_timestamp: 1_000, latest_timestamp: 2_000, ..RULES };
+        check_produced(bytes, &rules, "t-0").map(|_| ()).map_err(|rejected| {
+            assert_eq!(rejected.code, ErrorCode::INVALID_TIMESTAMP);
+            rejected.records.into_iter().map(|(index, _)| index).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(judge(&[1_000, 2_000, -1]), Ok(()), "no time is no wrong time");
+    assert_eq!(judge(&[-1, 1_500]), Ok(()));
+    assert_eq!(judge(&[1_500, 999, 1_500]), Err(vec![1]), "too old, behind one that is not");
+    assert_eq!(judge(&[1_500, 2_001, -1, 0, 1_500]), Err(vec![1, 3]));
+    let many = vec![0; 2 * MOST_NAMED];
+    assert_eq!(judge(&many).map_err(|named| named.len()), Err(MOST_NAMED), "a bomb is not answered by another");
 }
 
 #[test]
