@@ -62,6 +62,8 @@ impl Subject for FetchRequest {
 #[derive(Default)]
 struct PartitionRead {
     error: ErrorCode,
+    /// The partition isn't there.
+    missing: bool,
     high_watermark: i64,
     last_stable_offset: i64,
     log_start_offset: i64,
@@ -78,7 +80,7 @@ impl PartitionRead {
 
     /// A partition that isn't there: Kafka sends an empty list of aborted transactions then, else a null one.
     fn missing(error: ErrorCode) -> Self {
-        let mut read = Self::failed(error);
+        let mut read = Self { missing: true, ..Self::failed(error) };
         read.result.aborted = Some(Vec::new());
         read
     }
@@ -123,12 +125,15 @@ async fn read_until_satisfied(
     let limit = usize::try_from(limit).unwrap_or(0);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(limit);
     let isolation = Isolation::from_wire(request.isolation_level);
+    let reads = read_all(cx, context, isolation, limit);
+    // What isn't there is told of, but does not cut the wait for the others short.
+    let present: Vec<bool> = reads.iter().map(|read| !read.missing).collect();
     let enough = |reads: &[PartitionRead]| {
         let bytes: usize = reads.iter().map(|read| read.result.records.len()).sum();
-        bytes >= min_bytes || reads.iter().any(|read| read.error.is_error() || read.diverging.is_some())
+        let ends_wait = |read: &PartitionRead| read.error.is_error() || read.diverging.is_some();
+        bytes >= min_bytes || reads.iter().zip(&present).any(|(read, present)| *present && ends_wait(read))
     };
-    let reads = read_all(cx, context, isolation, limit);
-    if request.max_wait_ms <= 0 || context.wanted.is_empty() || enough(&reads) {
+    if request.max_wait_ms <= 0 || !present.contains(&true) || enough(&reads) {
         return reads;
     }
     let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
