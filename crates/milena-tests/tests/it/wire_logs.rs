@@ -21,6 +21,7 @@ on_every_cluster!(
     a_batch_sent_again_is_written_once,
     a_gap_in_the_sequence_is_refused,
     an_old_epoch_is_refused,
+    odd_records_are_stored_and_read,
     spoilt_batches_are_refused,
     a_batch_too_large_is_refused,
     offsets_beyond_the_log_are_out_of_range,
@@ -145,6 +146,42 @@ async fn an_old_epoch_is_refused(cluster: Cluster) {
     assert_eq!(wires.produce(&topic, 0, stamped(bumped, 0, 2)).await.unwrap(), (ErrorCode::NONE, 0));
     let produced = wires.produce(&topic, 0, stamped(producer, 0, 2)).await.unwrap();
     assert_eq!(produced, (ErrorCode::INVALID_PRODUCER_EPOCH, -1));
+}
+
+/// A batch of one record, whose fields behind its offset are these bytes.
+fn record(fields: &[u8]) -> Bytes {
+    let mut bytes = batch(1, Compression::None).to_bytes()[..61].to_vec();
+    // Length, attributes, timestamp delta, offset delta.
+    let length = u32::try_from(fields.len() + 3).unwrap() * 2;
+    let varint = [length as u8 | 0x80, (length >> 7) as u8 | 0x80, (length >> 14) as u8];
+    bytes.extend_from_slice(&[&varint[..], &[0, 0, 0], fields].concat());
+    let length = u32::try_from(bytes.len() - 12).unwrap();
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+/// Brokers don't look inside a record's headers, and no reader may stop before what they have stored.
+async fn odd_records_are_stored_and_read(cluster: Cluster) {
+    let (mut wires, topic) = topic(&cluster, &[]).await;
+    let latin_1 = record(&[&[1, 1, 2][..], &[8, 0xfc, b'b', b'e', b'r', 2, b'v']].concat());
+    let many = record(&[&[1, 1][..], &[0xc0, 0xb8, 0x02], &[2, b'n', 1].repeat(20_000)].concat());
+    let nulls = record(&[3, 5, 2, 2, b'n', 7]);
+    for (offset, batch) in [latin_1, many, nulls].into_iter().enumerate() {
+        assert_eq!(wires.produce(&topic, 0, batch).await.unwrap(), (ErrorCode::NONE, offset as i64));
+    }
+    let fetched = wires.fetch(&topic, 0, 0, 1 << 20).await.unwrap().records.unwrap();
+    let mut found = Vec::new();
+    for batch in RecordBatches::new(fetched) {
+        let records = batch.unwrap().records(1 << 20).unwrap();
+        let record = records.iter().next().unwrap().unwrap();
+        assert_eq!((record.key, record.value), (None, None));
+        let last = record.headers.iter().last().unwrap();
+        found.push((record.headers.len(), last.name().into_owned(), last.value.map(<[u8]>::to_vec)));
+    }
+    let expected = [(1, "\u{fffd}ber", Some(b"v".to_vec())), (20_000, "n", None), (1, "n", None)];
+    assert_eq!(found, expected.map(|(count, name, value)| (count, name.to_owned(), value)));
 }
 
 async fn spoilt_batches_are_refused(cluster: Cluster) {
