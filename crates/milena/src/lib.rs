@@ -9,32 +9,38 @@
 //! #[event(type = "orders.placed", topic = "orders", aggregate = order_id)]
 //! struct OrderPlaced { order_id: String, cents: u64 }
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let bus = Bus::embedded().await?; // or Bus::kafka("host:9092"), or Bus::from_env()
-//! let policy = FailurePolicy::attempts(5).then(Then::DeadLetter);
-//! let billing = bus.subscribe(policy, async |order: OrderPlaced| println!("{} cents", order.cents)).group("billing").await?;
-//! let receipt = bus.publish(&OrderPlaced { order_id: "o-17".into(), cents: 1_250 }).await?;
-//! println!("{} is in partition {} of {}", receipt.event_id, receipt.partition, receipt.topic);
-//! # billing.wait_for(|status| status.counts.handled == 1).await?;
-//! let report = bus.close(std::time::Duration::from_secs(5)).await;
-//! # assert!(report.is_complete());
-//! # Ok(())
-//! # }
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let bus = Bus::embedded().await?; // or Bus::kafka("host:9092"), or Bus::from_env()
+//!     let policy = FailurePolicy::attempts(3).then(Then::DeadLetter);
+//!     let billing = bus.subscribe(policy, |order: OrderPlaced| async move { println!("{}", order.cents) }).group("billing").await?;
+//!     bus.publish(&OrderPlaced { order_id: "o-17".into(), cents: 1250 }).await?;
+//!     billing.wait_for(|status| status.counts.handled == 1).await?; // a service would wait for its signal to end
+//!     assert!(bus.close(std::time::Duration::from_secs(5)).await.is_complete());
+//!     Ok(())
+//! }
 //! ```
+//!
+//! Closing finishes what was begun; what was published and not fetched yet stays in its topic for the next start. So the
+//! program waits for its event before it closes.
 //!
 //! # What is promised
 //!
 //! - **Order.** An event's first successful handling never precedes that of an earlier event of its aggregate, and no two
 //!   handlers of one aggregate overlap within an assignment epoch. Each aggregate has a lane of its own: one that waits
-//!   for a retry keeps no other waiting.
+//!   for a retry keeps no other waiting. Adding partitions to a topic moves aggregates, and what was published before
+//!   and after is not in order: it is warned of ([`SubscriptionEvent::PartitionsAdded`]).
 //! - **Delivery.** At least once. A partition's committed offset is the contiguous prefix of what was handled or written
-//!   off, never more. After a crash, what was finished since the last commit (each 100 ms or 1,000 events) is handled
-//!   again; after [`Bus::close`], or a rebalance whose handlers end in time, nothing is.
+//!   off, never more. After a crash, what was finished since the last acknowledged commit (begun each 100 ms or 1,000
+//!   events) is handled again, and so is what was finished beyond the oldest event that was not; after [`Bus::close`], or
+//!   a rebalance whose handlers end in time, nothing is. A position that the broker no longer has is never left in
+//!   silence ([`SubscriptionEvent::PositionLost`]).
 //! - **Failure.** A [`FailurePolicy`] is required. An error, a panic and undecodable bytes end in a retry, a dead letter
 //!   or a stop, as it says; nothing is dropped. A dead letter that can't be written holds its offset and raises an alarm.
 //! - **Bounds.** Records in memory, handlers at once, waits and closes are all bounded; a full budget pauses fetching,
-//!   never heartbeats.
+//!   never heartbeats. The budget is one for all partitions of a subscription; a batch that was fetched may overshoot it.
+//!   A partition whose oldest event does not end is paused at four times as many records beyond it
+//!   ([`Subscribe::budget`]).
 //!
 //! # On the wire
 //!

@@ -10,6 +10,7 @@ mod interop;
 mod knobs;
 mod order;
 mod publish;
+mod readme;
 mod regressions;
 mod start;
 mod support;
