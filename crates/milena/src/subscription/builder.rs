@@ -312,3 +312,40 @@ fn dead_letter_writer(inner: &Inner) -> DeadLetterWriter {
         Box::pin(async move { dead_letters.write(letter).await })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subscription::SubscriptionError;
+
+    #[tokio::test]
+    async fn a_driver_that_panics_has_stopped_and_is_never_complete() {
+        let (commands, queue) = mpsc::channel(1);
+        let status = watch::Sender::new(SubscriptionStatus::default());
+        let events = broadcast::Sender::new(1);
+        let handle = Subscription::new("workers".into(), Vec::new(), commands, status.subscribe(), events.downgrade());
+        supervise(
+            Box::pin(async move {
+                let _owned = queue;
+                panic!("boom");
+            }),
+            status,
+        )
+        .await;
+        let reason = StopReason::Panicked { message: "boom".to_owned() };
+        assert_eq!(handle.status().state, SubscriptionState::Stopped(reason.clone()));
+        assert_eq!(handle.ready().await, Err(SubscriptionError::Stopped(reason)));
+        let report = handle.close(Duration::from_secs(5)).await;
+        assert_eq!((report.unclosed, report.is_complete()), (1, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_does_not_answer_holds_a_close_up_no_longer_than_its_deadline() {
+        let (commands, _queue) = mpsc::channel(1);
+        let status = watch::Sender::new(SubscriptionStatus::default());
+        let events = broadcast::Sender::new(1);
+        let handle = Subscription::new("workers".into(), Vec::new(), commands, status.subscribe(), events.downgrade());
+        let report = tokio::time::timeout(Duration::from_secs(6), handle.close(Duration::from_secs(5))).await;
+        assert_eq!(report.map(|report| report.unclosed), Ok(1));
+    }
+}

@@ -278,6 +278,7 @@ async fn stop_leaves_the_failed_event_uncommitted_and_takes_up_nothing_more_of_i
     bench.run_until(Engine::are_all_drained).await;
     assert_eq!(bench.watermark(), 1);
     assert!(bench.letters.lock().unwrap().is_empty());
+    assert_eq!(bench.engine.abort(), 1, "what stopped it was begun and is left");
 }
 
 #[tokio::test(start_paused = true)]
