@@ -10,6 +10,8 @@ mod committing;
 mod reporting;
 mod seeking;
 mod starting;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
