@@ -379,7 +379,8 @@ impl Consumer {
     /// # Cancel safety
     /// Closing goes on.
     pub async fn close(&self, deadline: Duration) -> Result<(), ConsumeError> {
-        let at = self.shared().client.clock.now() + deadline;
+        // A longer one is as good as for ever, and could overflow.
+        let at = self.shared().client.clock.now() + deadline.min(Duration::from_secs(24 * 3600));
         let (done, closed) = oneshot::channel();
         if self.handle.commands.send(Command::Close(at, done)).await.is_err() {
             return Ok(());

@@ -170,6 +170,9 @@ async fn of_several_closes_the_nearest_deadline_holds() {
 async fn the_longest_deadline_there_is_does_not_overflow() {
     let (bus, subscription) = busy(Some(Duration::from_secs(1))).await;
     assert!(within("close", subscription.close(Duration::MAX)).await.is_complete());
+    let plain = client(bus.broker().unwrap()).await;
+    let consumer = milena_client::consumer::Consumer::builder(&plain).group("others").build().unwrap();
+    within("close", consumer.close(Duration::MAX)).await.unwrap();
     assert!(within("close", bus.close(Duration::MAX)).await.is_complete());
 }
 
