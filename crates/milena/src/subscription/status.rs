@@ -218,7 +218,7 @@ pub struct SubscriptionStatus {
     pub held_dead_letters: usize,
     /// Whether a full budget keeps a partition from being fetched.
     pub is_full: bool,
-    /// What the consumer can't do at present, if anything: why it may not become ready. It is tried again.
+    /// What can't be read or committed at present, if anything: why it may not become ready. It is tried again.
     pub trouble: Option<String>,
     /// What its close left behind, once it is over; `None` if it ended otherwise.
     pub report: Option<CloseReport>,

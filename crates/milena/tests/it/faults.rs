@@ -101,6 +101,8 @@ async fn a_commit_that_fails_is_tried_again_and_told_of() {
     broker.faults().add(fault);
     bus.publish(&stepped("a", 0)).await.unwrap();
     wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::CommitFailed { .. })).await;
+    let troubled = within("why", subscription.wait_for(|status| status.trouble.is_some())).await.unwrap();
+    assert!(troubled.trouble.unwrap().contains("GROUP_AUTHORIZATION_FAILED"));
     let cleared = wait_for_event(&mut events, |event| !matches!(event, SubscriptionEvent::Assigned { .. })).await;
     assert_eq!(cleared, SubscriptionEvent::CommitRecovered, "raised once, cleared once");
     until_async("committed after all", async || committed(&broker, "workers", "steps", 0).await == Some(1)).await;

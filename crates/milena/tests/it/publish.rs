@@ -119,3 +119,13 @@ async fn an_unknown_setting_is_an_error_at_once() {
     let subscribed = bus.subscribe(policy(), |_: Stepped| async {}).group("g").set("no.such.thing", "1").await;
     assert!(matches!(subscribed, Err(SubscribeError::Consumer(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_declaration_of_a_topic_is_validated_not_only_the_first() {
+    let broker = Broker::builder().topic("steps", 2).build();
+    let bus = Bus::builder().embedded(broker).topic_strategy(TopicStrategy::Validate).open().await.unwrap();
+    let undeclared = bus.envelope(&stepped("a", 0)).unwrap();
+    bus.publish_envelope("steps", &undeclared).await.unwrap();
+    let refused = bus.publish(&stepped("a", 1)).await;
+    assert!(matches!(refused, Err(PublishError::TopicUnavailable(_))), "declared with four: {refused:?}");
+}

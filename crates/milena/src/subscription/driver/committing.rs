@@ -119,14 +119,14 @@ impl Driver {
         }
         match commit.error {
             Some(error) => {
-                if !self.alarms.has_commit_failed {
+                if self.alarms.commit.replace(error.clone()).is_none() {
                     self.engine.tell(SubscriptionEvent::CommitFailed { error });
                 }
-                self.alarms.has_commit_failed = true;
             }
-            None if self.alarms.has_commit_failed && !commit.committed.is_empty() => {
-                self.alarms.has_commit_failed = false;
-                self.engine.tell(SubscriptionEvent::CommitRecovered);
+            None if !commit.committed.is_empty() => {
+                if self.alarms.commit.take().is_some() {
+                    self.engine.tell(SubscriptionEvent::CommitRecovered);
+                }
             }
             None => {}
         }

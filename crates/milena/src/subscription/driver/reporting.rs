@@ -12,7 +12,8 @@ use crate::subscription::status::{SubscriptionEvent, SubscriptionState, Subscrip
 /// Alarms that are raised and not cleared.
 #[derive(Default)]
 pub(super) struct Alarms {
-    pub(super) has_commit_failed: bool,
+    /// Why the last commit failed.
+    pub(super) commit: Option<String>,
     foreign_members: Vec<String>,
     /// What the consumer could not do, by the partition that it is about, if it is about one.
     consumer: BTreeMap<Option<TopicPartition>, String>,
@@ -84,7 +85,7 @@ impl Driver {
         let (records, bytes) = self.engine.in_flight();
         let (counts, running, parked) = (self.engine.counts(), self.engine.running(), self.engine.parked());
         let (held_dead_letters, is_full) = (self.engine.held(), self.is_full);
-        let trouble = self.alarms.consumer.values().next();
+        let trouble = self.alarms.consumer.values().next().or(self.alarms.commit.as_ref());
         let held = &self.held;
         self.status.send_if_modified(|status| {
             let is_same = status.state == state
