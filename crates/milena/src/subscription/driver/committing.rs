@@ -117,18 +117,13 @@ impl Driver {
                 self.starting.remove(partition);
             }
         }
-        match commit.error {
-            Some(error) => {
-                if self.alarms.commit.replace(error.clone()).is_none() {
-                    self.engine.tell(SubscriptionEvent::CommitFailed { error });
-                }
+        if let Some(error) = commit.error {
+            let is_new = self.alarms.commit.replace(error.clone()).is_none();
+            if is_new {
+                self.engine.tell(SubscriptionEvent::CommitFailed { error });
             }
-            None if !commit.committed.is_empty() => {
-                if self.alarms.commit.take().is_some() {
-                    self.engine.tell(SubscriptionEvent::CommitRecovered);
-                }
-            }
-            None => {}
+        } else if !commit.committed.is_empty() && self.alarms.commit.take().is_some() {
+            self.engine.tell(SubscriptionEvent::CommitRecovered);
         }
         if let Some(number) = commit.revocation {
             self.give_up(number);
