@@ -260,7 +260,12 @@ impl Wires {
     /// # Errors
     /// It can't be created, or doesn't serve within 30 s.
     pub async fn create(&mut self, topic: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Outcome {
-        let code = self.try_create(topic, n_partitions, 0, configs).await?;
+        // Tests write records of any age, which Kafka's retention would delete under their eyes.
+        let mut configs = configs.to_vec();
+        if !configs.iter().any(|(name, _)| *name == "retention.ms") {
+            configs.push(("retention.ms", "-1"));
+        }
+        let code = self.try_create(topic, n_partitions, 0, &configs).await?;
         if code != ErrorCode::NONE {
             return Err(format!("{topic} can't be created: {code}").into());
         }

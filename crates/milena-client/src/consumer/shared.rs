@@ -215,9 +215,11 @@ impl Shared {
 }
 
 impl State {
-    /// An event for `next`. Errors that nobody fetches do not pile up: most are told again.
+    /// An event for `next`. Errors that nobody fetches do not pile up, for they are told again; but that a partition has
+    /// no offset to read from is told once for each change of its course.
     pub(super) fn push(&mut self, event: Result<ConsumerEvent, ConsumeError>) {
-        if event.is_ok() || self.events.len() < MOST_ERRORS {
+        let is_told_once = matches!(event, Ok(_) | Err(ConsumeError::NoOffset(_)));
+        if is_told_once || self.events.len() < MOST_ERRORS {
             self.events.push_back(event);
         }
     }

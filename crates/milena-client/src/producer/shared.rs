@@ -1,6 +1,6 @@
 //! What the handles of a producer, its driver and its waves share.
 //!
-//! Lock order: a partition, then a node, the identity, the timers or the buffer pool, each alone. No lock is held while
+//! Lock order: the list of topics, then a partition, then a node, the identity, the timers or the buffer pool, each alone. No lock is held while
 //! a completion is answered, a batch dropped or a wave started.
 
 use std::collections::BTreeMap;
@@ -44,6 +44,7 @@ pub(super) struct Shared {
     pub(super) active_partitions: AtomicUsize,
     topics: DashMap<Arc<str>, Arc<Topic>, BuildHasherDefault<NameHasher>>,
     /// The same, in the order of their first use: what is done for all is done in an order that repeats itself.
+    /// Whoever changes a topic's partitions holds it.
     in_order: Mutex<Vec<Arc<Topic>>>,
     nodes: Mutex<BTreeMap<i32, Arc<Node>>>,
     identity: Mutex<Whoami>,
@@ -171,9 +172,13 @@ impl Shared {
 
     /// Takes partitions and leaders from the metadata, and starts what can be sent now.
     pub(super) fn update_leaders(self: &Arc<Self>) {
-        let snapshot = self.client.metadata.snapshot();
-        for topic in self.topics() {
-            self.update_topic(&topic, &snapshot);
+        {
+            // Held, so that nobody who resolves a topic updates it at the same time: one partition must not become two.
+            let in_order = lock(&self.in_order);
+            let snapshot = self.client.metadata.snapshot();
+            for topic in in_order.iter() {
+                self.update_topic(topic, &snapshot);
+            }
         }
         // What lies ready for a broker that is not reached may have another leader now.
         let nodes: Vec<_> = lock(&self.nodes).values().cloned().collect();

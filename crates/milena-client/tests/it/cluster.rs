@@ -8,7 +8,7 @@ use milena_client::Client;
 use milena_client::raw::Target;
 use milena_protocol::ErrorCode;
 use milena_protocol::messages::CreateTopicsRequest;
-use milena_protocol::messages::create_topics_request::CreatableTopic;
+use milena_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 
 /// Where a check runs.
 pub(crate) struct Cluster {
@@ -48,6 +48,8 @@ impl Cluster {
                 name: topic.clone().into(),
                 num_partitions: partitions,
                 replication_factor: self.replicas,
+                // The rig's records are old: Kafka's retention would delete them under the tests' eyes.
+                configs: vec![CreatableTopicConfig { name: "retention.ms".into(), value: Some("-1".into()) }],
                 ..CreatableTopic::default()
             }],
             timeout_ms: 30_000,

@@ -196,7 +196,7 @@ async fn seeks_times_and_parked_polls_work_by_hand(cluster: Cluster) {
         consumer.seek(&tp(&real.topic, round % 3), Start::Offset(90)).unwrap();
         let set = records(&consumer).await;
         assert_eq!(values(&set)[0], 90);
-        assert!(start.elapsed() < Duration::from_millis(500), "behind a parked poll: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(2), "behind a parked poll: {:?}", start.elapsed());
     }
     let time = crate::consumer_rig::WALL + 40;
     let found = consumer.offsets_for_times([(tp(&real.topic, 1), time)]).await.unwrap();

@@ -117,7 +117,8 @@ pub(crate) async fn write(client: &Client, topic: &str, partition: i32, records:
     let build = |_| ProduceRequest {
         transactional_id: transactional.then(|| "tx".into()),
         acks: -1,
-        timeout_ms: 1000,
+        // It is sent again when this runs out, and then written twice: as long as replicas of a new topic may need.
+        timeout_ms: 30_000,
         topic_data: vec![TopicProduceData {
             name: topic.into(),
             partition_data: vec![PartitionProduceData { index: partition, records: Some(records.clone()) }],

@@ -99,10 +99,13 @@ async fn a_blocked_runtime_is_logged_and_a_dedicated_one_keeps_its_membership() 
     release.send(()).unwrap();
 
     let blocked = tokio::task::spawn_blocking(|| application.join().unwrap()).await.unwrap();
-    let logged = logged.iter().find(|line| line.contains("stalled_ms=")).expect("the shared client logs the stall");
-    let (_, length) = logged.split_once("stalled_ms=").unwrap();
-    let length: u128 = length.split_whitespace().next().unwrap().parse().unwrap();
     let told = blocked.as_millis().saturating_sub(1000)..=blocked.as_millis() + 1000;
-    assert!(told.contains(&length), "{blocked:?}: {logged}");
-    assert!(logged.contains("RuntimeChoice::Dedicated"), "{logged}");
+    let tells = |line: &String| {
+        let length = line.split_once("stalled_ms=").and_then(|(_, rest)| rest.split_whitespace().next());
+        length.is_some_and(|length| told.contains(&length.parse().unwrap()))
+    };
+    // A machine that is busy may have stalled before.
+    let logged: Vec<String> = logged.iter().collect();
+    let line = logged.iter().find(|line| tells(line)).unwrap_or_else(|| panic!("{blocked:?}: {logged:?}"));
+    assert!(line.contains("RuntimeChoice::Dedicated"), "{line}");
 }

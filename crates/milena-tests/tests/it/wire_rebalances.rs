@@ -165,13 +165,14 @@ async fn who_does_not_rejoin_in_time_is_out(cluster: Cluster) {
 }
 
 async fn who_never_syncs_is_out_though_its_heart_beats(cluster: Cluster) {
-    let (mut first, mut second) = pair(&cluster, SHORT).await;
+    // Before the join ends, from which on the coordinator counts.
     let started = Instant::now();
+    let (mut first, mut second) = pair(&cluster, SHORT).await;
     let ids = [first.id.clone(), second.id.clone()];
     assert_eq!(first.sync(&[(&ids[0], "a"), (&ids[1], "b")]).await, (ErrorCode::NONE, "a".into()));
     assert_eq!(second.beat_while(ErrorCode::NONE, LONG).await, Some(ErrorCode::UNKNOWN_MEMBER_ID));
     let waited = started.elapsed();
-    assert!(waited >= SHORT - BEAT && waited < SHORT * 4, "{waited:?}");
+    assert!(waited >= SHORT - BEAT && waited < SHORT * 8, "{waited:?}");
     assert_eq!(first.heartbeat().await, ErrorCode::REBALANCE_IN_PROGRESS);
     let rejoined = first.join().await;
     assert_eq!((rejoined.error_code, rejoined.generation_id, rejoined.members.len()), (ErrorCode::NONE, 3, 1));
