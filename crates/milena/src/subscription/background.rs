@@ -2,6 +2,7 @@
 //!
 //! Each is one future that ends within the client's time limits and says what it found; none touches the driver's state.
 
+use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -16,15 +17,21 @@ use crate::bus::Inner;
 /// How long to wait before a broker is asked again that could not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long partitions are asked about together. Then each is asked about for itself: one without a leader must not keep
+/// the others waiting.
+const TOGETHER: Duration = Duration::from_secs(5);
+
 /// What was found out.
 #[derive(Debug)]
 pub(super) enum Background {
     /// A commit was answered.
     Committed(Commit),
-    /// Where partitions of an assignment begin.
-    Begins { epoch: AssignmentEpoch, begins: Vec<(TopicPartition, Begin)> },
-    /// That could not be found out.
-    NoBegins { epoch: AssignmentEpoch, partitions: Vec<TopicPartition>, error: String },
+    /// Where partitions of an assignment begin, and those of which it could not be found out, with why.
+    Begins {
+        epoch: AssignmentEpoch,
+        begins: Vec<(TopicPartition, Begin)>,
+        missing: Option<(Vec<TopicPartition>, String)>,
+    },
     /// The offset that a seek goes to, by the seek's number.
     Found { number: u64, result: Result<i64, SubscriptionError> },
     /// Members of the group that read none of this bus's topics.
@@ -68,27 +75,36 @@ pub(super) async fn find_begins(
     if is_retry {
         tokio::time::sleep(PAUSE).await;
     }
-    match list_begins(&consumer, &asked).await {
-        Ok(begins) => Background::Begins { epoch, begins },
-        Err(error) => {
-            let partitions = asked.into_iter().map(|(_, partition)| partition).collect();
-            Background::NoBegins { epoch, partitions, error: describe(&error) }
+    let mut begins = BTreeMap::new();
+    let listing = list_begins(&consumer, &asked, &mut begins);
+    let error = if asked.len() == 1 {
+        listing.await.err().map(|error| describe(&error))
+    } else {
+        match tokio::time::timeout(TOGETHER, listing).await {
+            Ok(listed) => listed.err().map(|error| describe(&error)),
+            Err(_) => Some("where it begins could not be found out yet".to_owned()),
         }
-    }
+    };
+    let missing = error.map(|error| {
+        let all = asked.into_iter().map(|(_, partition)| partition);
+        (all.filter(|partition| !begins.contains_key(partition)).collect(), error)
+    });
+    Background::Begins { epoch, begins: begins.into_iter().collect(), missing }
 }
 
+/// What is found before an error stays in `begins`.
 async fn list_begins(
     consumer: &Consumer,
     asked: &[(bool, TopicPartition)],
-) -> Result<Vec<(TopicPartition, Begin)>, ConsumeError> {
+    begins: &mut BTreeMap<TopicPartition, Begin>,
+) -> Result<(), ConsumeError> {
     let committed = consumer.committed(asked.iter().map(|(_, partition)| partition.clone())).await?;
     let of = |wanted: bool| {
         let without = asked.iter().filter(|(_, partition)| !committed.contains_key(partition));
         let of_these = without.filter(move |(is_late, _)| *is_late == wanted);
         of_these.map(|(_, partition)| partition.clone()).collect::<Vec<_>>()
     };
-    let mut begins: Vec<_> =
-        committed.iter().map(|(partition, at)| (partition.clone(), Begin::Committed(at.offset))).collect();
+    begins.extend(committed.iter().map(|(partition, at)| (partition.clone(), Begin::Committed(at.offset))));
     for (is_late, partitions) in [(false, of(false)), (true, of(true))] {
         if partitions.is_empty() {
             continue;
@@ -100,7 +116,7 @@ async fn list_begins(
         let begin = |offset| if is_late { Begin::End(offset) } else { Begin::Oldest(offset) };
         begins.extend(listed.into_iter().map(|(partition, offset)| (partition, begin(offset))));
     }
-    Ok(begins)
+    Ok(())
 }
 
 /// Finds the offset that a seek names.

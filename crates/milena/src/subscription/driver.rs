@@ -84,6 +84,8 @@ pub(super) struct Driver {
     is_assigned: bool,
     is_paused: bool,
     is_full: bool,
+    /// It has nothing more to say, and would say so in every turn.
+    is_consumer_closed: bool,
     closing: Option<Closing>,
 }
 
@@ -116,6 +118,7 @@ impl Driver {
             is_assigned: false,
             is_paused: false,
             is_full: false,
+            is_consumer_closed: false,
             closing: None,
         }
     }
@@ -141,7 +144,7 @@ impl Driver {
                         None => self.begin_close(UNASKED_CLOSE, None, None),
                     }
                 }
-                event = self.consumer.next() => match event {
+                event = self.consumer.next(), if !self.is_consumer_closed => match event {
                     Ok(event) => self.handle_event(event),
                     Err(error) => self.handle_error(&error),
                 },
@@ -200,6 +203,8 @@ impl Driver {
                     self.forget(partition);
                 }
                 self.forget_revoked(&partitions);
+                // A member that has lost all it had is none until it is assigned anew.
+                self.is_assigned = !self.held.is_empty();
                 self.engine.tell(SubscriptionEvent::Lost { partitions: reporting::names(&partitions) });
             }
             // The client may learn to tell more; none of it can be about records.
@@ -228,6 +233,7 @@ impl Driver {
             // Neither can it end by itself nor does the bus let it begin anywhere unsaid.
             ConsumeError::NoOffset(_) => self.take_up_resets(),
             error if is_fatal(error) => {
+                self.is_consumer_closed |= matches!(error, ConsumeError::Closed);
                 let reason = StopReason::Consumer { message: describe(error) };
                 self.begin_close(UNASKED_CLOSE, Some(reason), None);
             }
@@ -273,8 +279,12 @@ impl Driver {
     fn handle_background(&mut self, done: Background) {
         match done {
             Background::Committed(commit) => self.handle_committed(commit),
-            Background::Begins { epoch, begins } => self.handle_begins(epoch, begins),
-            Background::NoBegins { epoch, partitions, error } => self.handle_no_begins(epoch, partitions, error),
+            Background::Begins { epoch, begins, missing } => {
+                self.handle_begins(epoch, begins);
+                if let Some((partitions, error)) = missing {
+                    self.handle_no_begins(epoch, partitions, error);
+                }
+            }
             Background::Found { number, result } => self.handle_found(number, result),
             Background::ForeignMembers(members) => self.handle_foreign_members(members),
             Background::PartitionCounts(counts) => self.handle_partition_counts(counts),

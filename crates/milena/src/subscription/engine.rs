@@ -365,6 +365,16 @@ impl Engine {
         self.partitions.get(id).map(|partition| partition.lanes.end())
     }
 
+    /// Where a partition continues behind what is finished.
+    pub(crate) fn watermark(&self, id: &TopicPartition) -> Option<i64> {
+        self.partitions.get(id).map(|partition| partition.lanes.watermark())
+    }
+
+    /// Whether `drain` or `halt` has begun for it.
+    pub(crate) fn is_giving_up(&self, id: &TopicPartition) -> bool {
+        self.partitions.get(id).is_some_and(|partition| partition.is_giving_up)
+    }
+
     /// Whether a full budget keeps any partition from being fetched.
     pub(crate) fn is_full(&self) -> bool {
         let keeps = |partition: &Partition| partition.is_fetch_paused && !partition.is_giving_up;

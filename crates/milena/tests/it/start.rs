@@ -1,13 +1,15 @@
 //! Where a subscription begins, and what becomes of a position that is no more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use milena::{Bus, Event, SeekTo, StartAt, SubscriptionError, SubscriptionEvent};
-use milena_admin::Admin;
+use milena::{Bus, Event, SeekTo, StartAt, SubscriptionError, SubscriptionEvent, SubscriptionState};
+use milena_admin::{Admin, GroupOffset};
 use milena_broker::{Broker, Fault, Rule};
 use milena_client::TopicPartition;
-use milena_protocol::ApiKey;
+use milena_protocol::{ApiKey, ErrorCode};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::support::*;
 
@@ -148,5 +150,94 @@ async fn a_seek_does_not_wait_for_a_first_position() {
     within("three", subscription.wait_for(|status| status.counts.handled == 3)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(journal.of("a"), [7, 8, 9], "the late answer about where to begin moves nothing");
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_seek_does_not_freeze_a_partition_that_an_earlier_one_had_halted() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let (journal, gate) = (Journal::default(), Arc::new(Semaphore::new(0)));
+    let (log, door) = (journal.clone(), Arc::clone(&gate));
+    let handler = move |event: Stepped| {
+        let (log, door) = (log.clone(), Arc::clone(&door));
+        async move {
+            door.acquire().await.unwrap().forget();
+            log.note(&event);
+        }
+    };
+    let subscription = bus.subscribe(policy(), handler).group("workers").await.unwrap();
+    publish_ten(&bus, 0).await;
+    within("it runs", subscription.wait_for(|status| status.running == 1)).await.unwrap();
+    let earlier = {
+        let subscription = subscription.clone();
+        tokio::spawn(async move { subscription.seek("steps", 0, SeekTo::Beginning).await })
+    };
+    // Time moves on only when nothing is under way: the offset is found by then, and the handler is waited for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = within("an answer", subscription.seek("steps", 0, SeekTo::Offset(999))).await;
+    assert!(matches!(refused, Err(SubscriptionError::OutOfRange { .. })), "{refused:?}");
+    assert!(matches!(earlier.await.unwrap(), Err(SubscriptionError::Seek { .. })));
+    let mut events = subscription.events();
+    gate.add_permits(100);
+    within("all", subscription.wait_for(|status| status.counts.handled == 10)).await.unwrap();
+    assert_eq!(journal.of("a"), (0..10).collect::<Vec<_>>(), "each once: the refused seek has moved nothing");
+    until("they are committed", || broker.committed("workers", "steps", 0) == Some(10)).await;
+    let _ = bus.close(Duration::from_secs(10)).await;
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, SubscriptionEvent::PositionLost { .. }), "nothing was lost");
+    }
+}
+
+/// Publishes events to both partitions of a topic, and says how many each has.
+async fn publish_to_two(broker: &Broker, bus: &Bus) -> [u64; 2] {
+    for thing in 0..40 {
+        bus.publish(&stepped(format!("t-{thing}"), 0)).await.unwrap();
+    }
+    let counts = [0, 1].map(|partition| u64::try_from(broker.log_offsets("steps", partition).unwrap().1).unwrap());
+    assert!(counts.iter().all(|count| *count > 5), "{counts:?}");
+    counts
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_that_is_lost_while_another_is_looked_for_is_not_passed_over() {
+    let broker = Broker::builder().topic("steps", 2).build();
+    let bus = bus_on(&broker).await;
+    let [zero, one] = publish_to_two(&broker, &bus).await;
+    let plain = client(&broker).await;
+    let admin = Admin::new(&plain);
+    let overtaken = TopicPartition::new("steps", 0);
+    let committed = admin.alter_group_offsets("workers", &[(overtaken.clone(), GroupOffset::new(1))]).await.unwrap();
+    assert!(committed.iter().all(|(_, result)| result.is_ok()), "{committed:?}");
+    let deleted = admin.delete_records(&[(overtaken, 3)]).await.unwrap();
+    assert!(deleted.iter().all(|(_, result)| result.is_ok()), "{deleted:?}");
+    let _ = plain.close(Duration::from_secs(5)).await;
+    broker.faults().add(Rule::new(Fault::Delay(Duration::from_secs(3))).api(ApiKey::ListOffsets));
+    let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    let mut events = subscription.events();
+    let lost = wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::PositionLost { .. })).await;
+    assert_eq!(lost, SubscriptionEvent::PositionLost { topic: "steps".into(), partition: 0, from: 1, to: 3 });
+    within("all", subscription.wait_for(|status| status.counts.handled == zero - 3 + one)).await.unwrap();
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_whose_begin_is_not_found_keeps_no_other_waiting() {
+    let broker = Broker::builder().topic("steps", 2).build();
+    let bus = bus_on(&broker).await;
+    let [zero, one] = publish_to_two(&broker, &bus).await;
+    let fault = Rule::new(Fault::Error(ErrorCode::LEADER_NOT_AVAILABLE)).api(ApiKey::ListOffsets);
+    let fault = broker.faults().add(fault.topic("steps").partition(1).always());
+    let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    let started = tokio::time::Instant::now();
+    within("those of the other", subscription.wait_for(|status| status.counts.handled == zero)).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
+    let status = subscription.status();
+    assert_eq!(status.state, SubscriptionState::Joining, "the one is not there yet");
+    assert!(status.trouble.is_some());
+    broker.faults().remove(fault);
+    within("all", subscription.wait_for(|status| status.counts.handled == zero + one)).await.unwrap();
+    within("ready", subscription.ready()).await.unwrap();
+    until("it is over", || subscription.status().trouble.is_none()).await;
     let _ = bus.close(Duration::from_secs(10)).await;
 }

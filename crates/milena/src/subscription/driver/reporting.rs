@@ -16,7 +16,7 @@ pub(super) struct Alarms {
     pub(super) commit: Option<String>,
     foreign_members: Vec<String>,
     /// What the consumer could not do, by the partition that it is about, if it is about one.
-    consumer: BTreeMap<Option<TopicPartition>, String>,
+    pub(super) consumer: BTreeMap<Option<TopicPartition>, String>,
 }
 
 impl Driver {

@@ -25,14 +25,23 @@ pub(super) struct Seek {
     pub(super) partition: TopicPartition,
     /// Where to, once found.
     offset: Option<i64>,
-    /// Who asked; `None` if the broker no longer has the position.
-    reply: Option<Reply>,
+    why: Why,
+}
+
+enum Why {
+    /// Somebody asked for it.
+    Asked(Reply),
+    /// The broker no longer has the position.
+    Lost,
+    /// The partition was halted for a seek that another one replaced, and that one was refused: it goes on from what
+    /// is finished.
+    Refused,
 }
 
 impl Seek {
     /// Whoever asked may be gone.
     pub(super) fn answer(self, result: Result<(), SubscriptionError>) {
-        if let Some(reply) = self.reply {
+        if let Why::Asked(reply) = self.why {
             let _ = reply.send(result);
         }
     }
@@ -59,7 +68,7 @@ impl Driver {
             let error = earlier.failed("it was sought again before it got there".to_owned());
             earlier.answer(Err(error));
         }
-        self.look_for(id, to, Some(reply), false);
+        self.look_for(id, to, Why::Asked(reply), false);
     }
 
     /// Takes up the partitions whose position the broker no longer has.
@@ -76,14 +85,25 @@ impl Driver {
         };
         let lost: Vec<TopicPartition> = self.held.keys().filter(is_lost).cloned().collect();
         for partition in lost {
-            self.look_for(partition, SeekTo::Beginning, None, false);
+            self.look_for(partition, SeekTo::Beginning, Why::Lost, false);
         }
     }
 
-    fn look_for(&mut self, partition: TopicPartition, to: SeekTo, reply: Option<Reply>, is_retry: bool) {
+    /// Lets a partition go on that nobody seeks any more, though it was halted for it. What it had taken in and not
+    /// begun is read again.
+    fn take_up_halted(&mut self, partition: TopicPartition) {
+        let is_sought = self.seeks.iter().any(|seek| seek.partition == partition);
+        if is_sought || !self.engine.is_giving_up(&partition) {
+            return;
+        }
+        let (number, offset) = (self.next_number(), self.engine.watermark(&partition));
+        self.seeks.push(Seek { number, partition, offset, why: Why::Refused });
+    }
+
+    fn look_for(&mut self, partition: TopicPartition, to: SeekTo, why: Why, is_retry: bool) {
         let number = self.next_number();
         self.background.spawn(find_offset(self.client.clone(), number, partition.clone(), to, is_retry));
-        self.seeks.push(Seek { number, partition, offset: None, reply });
+        self.seeks.push(Seek { number, partition, offset: None, why });
     }
 
     /// Takes note of the offset that a seek goes to.
@@ -93,9 +113,12 @@ impl Driver {
         match result {
             Ok(offset) => {
                 let is_ahead = self.engine.end(&seek.partition).is_some_and(|end| end <= offset);
-                if seek.reply.is_none() && is_ahead {
+                // A partition that is halted would not go on.
+                let is_halted = self.engine.is_giving_up(&seek.partition);
+                if matches!(seek.why, Why::Lost) && is_ahead && !is_halted {
                     // What was read before is still to be handled, and nothing of it is met again.
                     let seek = self.seeks.remove(index);
+                    self.clear_alarm_of_consumer(Some(&seek.partition));
                     self.tell_of_reset(&seek.partition, offset);
                     if let Err(error) = self.consumer.seek(&seek.partition, Start::Offset(offset)) {
                         self.raise_alarm_of_consumer(&error);
@@ -104,14 +127,20 @@ impl Driver {
                 }
                 seek.offset = Some(offset);
                 self.engine.halt(&seek.partition);
+                let partition = seek.partition.clone();
+                self.clear_alarm_of_consumer(Some(&partition));
             }
             Err(error) => {
                 let seek = self.seeks.remove(index);
-                if seek.reply.is_some() {
-                    return seek.answer(Err(error));
+                if matches!(seek.why, Why::Asked(_)) {
+                    let partition = seek.partition.clone();
+                    seek.answer(Err(error));
+                    // It may have replaced a seek that nobody else takes up again.
+                    self.take_up_resets();
+                    return self.take_up_halted(partition);
                 }
                 self.raise_alarm(Some(seek.partition.clone()), describe(&error));
-                self.look_for(seek.partition, SeekTo::Beginning, None, true);
+                self.look_for(seek.partition, SeekTo::Beginning, Why::Lost, true);
             }
         }
     }
@@ -121,13 +150,17 @@ impl Driver {
         let is_due = |seek: &mut Seek| seek.offset.is_some() && engine.is_drained(&seek.partition);
         let due: Vec<Seek> = self.seeks.extract_if(.., is_due).collect();
         for seek in due {
-            let Some(offset) = seek.offset else { continue };
+            let Some(mut offset) = seek.offset else { continue };
+            if matches!(seek.why, Why::Refused) {
+                // What ran has ended since.
+                offset = self.engine.watermark(&seek.partition).unwrap_or(offset);
+            }
             if let Err(error) = self.consumer.seek(&seek.partition, Start::Offset(offset)) {
                 let error = seek.failed(describe(&error));
                 seek.answer(Err(error));
                 continue;
             }
-            if seek.reply.is_none() {
+            if matches!(seek.why, Why::Lost) {
                 self.tell_of_reset(&seek.partition, offset);
             }
             self.unpositioned.remove(&seek.partition);

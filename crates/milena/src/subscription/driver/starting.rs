@@ -50,7 +50,6 @@ impl Driver {
 
     pub(super) fn handle_begins(&mut self, epoch: AssignmentEpoch, begins: Vec<(TopicPartition, Begin)>) {
         let now = self.now();
-        self.clear_alarm_of_consumer(None);
         for (partition, begin) in begins {
             // Lost, sought, or already under way by its first records.
             if self.held.get(&partition) != Some(&epoch) || !self.unpositioned.contains(&partition) {
@@ -62,11 +61,14 @@ impl Driver {
                 // -1 is no committed offset, so that this one will be.
                 Begin::End(offset) => (offset, -1),
             };
-            let is_sought = !matches!(begin, Begin::Committed(_));
+            // A consumer that has no position yet may have said already that the broker lacks the committed one, and says
+            // it once: from here it looks again, and says it of a partition that has begun.
+            let is_sought = !matches!(begin, Begin::Committed(_)) || self.consumer.position(&partition).is_none();
             if is_sought && self.consumer.seek(&partition, Start::Offset(offset)).is_err() {
                 continue;
             }
             self.unpositioned.remove(&partition);
+            self.clear_alarm_of_consumer(Some(&partition));
             if committed < 0 {
                 self.starting.insert(partition.clone());
                 self.commits.at = Some(now);
@@ -83,8 +85,11 @@ impl Driver {
         if partitions.is_empty() {
             return;
         }
-        self.raise_alarm(None, error);
-        self.find_begins(epoch, partitions, true);
+        // Each for itself now: one that can't be looked at must not keep the others waiting.
+        for partition in partitions {
+            self.raise_alarm(Some(partition.clone()), error.clone());
+            self.find_begins(epoch, vec![partition], true);
+        }
     }
 
     pub(super) fn handle_partition_counts(&mut self, counts: Vec<(String, usize)>) {
@@ -92,7 +97,9 @@ impl Driver {
             let now = self.held.keys().filter(|held| *held.topic == *topic);
             let highest = now.filter_map(|held| usize::try_from(held.partition).ok()).max();
             let count = found.max(highest.map_or(0, |highest| highest + 1));
-            let before = self.partition_counts.insert(topic.clone(), count);
+            let before = self.partition_counts.get(&topic).copied();
+            // A broker that has not heard of the growth yet names fewer.
+            self.partition_counts.insert(topic.clone(), count.max(before.unwrap_or_default()));
             if let Some(before) = before
                 && before < count
             {

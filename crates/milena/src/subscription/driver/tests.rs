@@ -9,9 +9,10 @@ use crate::bus::Bus;
 use crate::handler::Routes;
 use crate::lanes::Budget;
 use crate::policy::{FailurePolicy, Then};
-use crate::subscription::background::Commit;
+use crate::subscription::background::{Begin, Commit};
 use crate::subscription::consumer::subscribed_consumer;
 use crate::subscription::engine::{EngineSettings, Order};
+use crate::subscription::handle::SeekTo;
 
 /// A driver that nobody runs, and what it tells.
 fn driver(bus: &Bus, consumer: Consumer) -> (Driver, broadcast::Receiver<SubscriptionEvent>) {
@@ -129,4 +130,83 @@ async fn a_commit_of_an_earlier_assignment_says_nothing_about_the_next() {
     let stale = vec![(partition.clone(), 5, AssignmentEpoch(1))];
     driver.handle_committed(Commit { committed: stale, stale: Vec::new(), error: None, revocation: None });
     assert!(driver.engine.is_dirty(), "its own position is still to be committed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_seek_leaves_a_partition_that_was_halted_for_another_one_to_go_on() {
+    let (mut driver, _told, partition, _bus, _second) = revoking().await;
+    driver.unpositioned.clear();
+    for held in driver.held.keys() {
+        driver.consumer.seek(held, milena_client::consumer::Start::Offset(5)).unwrap();
+    }
+    driver.engine.assign(partition.clone(), 5, 5);
+    let (topic, index) = (partition.topic.to_string(), partition.partition);
+    let (reply, _first) = tokio::sync::oneshot::channel();
+    driver.begin_seek(topic.clone(), index, SeekTo::Beginning, reply);
+    driver.handle_found(driver.last_number, Ok(0));
+    assert!(driver.engine.is_giving_up(&partition), "it waits for what runs");
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    driver.begin_seek(topic, index, SeekTo::Offset(999), reply);
+    driver.handle_found(driver.last_number, Err(SubscriptionError::Closed));
+    assert!(matches!(answer.try_recv(), Ok(Err(SubscriptionError::Closed))));
+    driver.carry_out_seeks(driver.now());
+    assert!(!driver.engine.is_giving_up(&partition), "nobody else would let it go on");
+    assert_eq!(driver.consumer.position(&partition), Some(5), "from what is finished");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_seek_gives_a_lost_position_back_to_be_looked_for() {
+    let (mut driver, _told, partition, _bus, _second) = revoking().await;
+    driver.unpositioned.clear();
+    driver.engine.assign(partition.clone(), 5, 5);
+    assert_eq!(driver.consumer.position(&partition), None, "the consumer has said so, and says it once");
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    driver.begin_seek(partition.topic.to_string(), partition.partition, SeekTo::Offset(999), reply);
+    driver.handle_found(driver.last_number, Err(SubscriptionError::Closed));
+    assert!(driver.seeks.iter().any(|seek| seek.partition == partition), "it is looked for again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_committed_begin_is_sought_where_the_consumer_has_no_position() {
+    let (mut driver, _told, partition, _bus, _second) = revoking().await;
+    let epoch = driver.held[&partition];
+    assert_eq!(driver.consumer.position(&partition), None);
+    driver.handle_begins(epoch, vec![(partition.clone(), Begin::Committed(3))]);
+    assert_eq!(driver.consumer.position(&partition), Some(3), "it would never be fetched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_could_not_be_looked_at_together_are_each_looked_at_for_themselves() {
+    let (mut driver, _told, partition, _bus, _second) = revoking().await;
+    let epoch = driver.held[&partition];
+    let all: Vec<_> = driver.held.keys().cloned().collect();
+    let before = driver.background.len();
+    let other = all.iter().find(|it| **it != partition).cloned().expect("two partitions");
+    let begins = vec![(partition.clone(), Begin::Oldest(0))];
+    let missing = Some((vec![other.clone()], "no leader".to_owned()));
+    driver.handle_background(Background::Begins { epoch, begins, missing });
+    assert!(!driver.unpositioned.contains(&partition), "it goes on");
+    assert!(driver.unpositioned.contains(&other));
+    assert_eq!(driver.background.len(), before + 1);
+    driver.handle_event(ConsumerEvent::Lost(vec![]));
+    assert!(driver.alarms.consumer.contains_key(&Some(other)), "raised until it is known, whatever else happens");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_lost_all_it_had_is_not_assigned() {
+    let (mut driver, _told, _partition, _bus, _second) = revoking().await;
+    let all: Vec<_> = driver.held.keys().cloned().collect();
+    driver.handle_event(ConsumerEvent::Lost(all));
+    assert!(!driver.is_assigned);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_count_of_partitions_is_not_told_as_growth_afterwards() {
+    let (mut driver, mut told, ..) = revoking().await;
+    for count in [6, 4, 6] {
+        driver.handle_partition_counts(vec![("steps".to_owned(), count)]);
+    }
+    assert!(
+        !std::iter::from_fn(|| told.try_recv().ok()).any(|it| matches!(it, SubscriptionEvent::PartitionsAdded { .. }))
+    );
 }
