@@ -9,6 +9,7 @@ use milena_client::{Client, RequestError, TopicPartition};
 use tokio::sync::OnceCell;
 
 use super::error::{StartError, TopicError};
+use crate::policy::DEAD_LETTER_SUFFIX;
 use crate::topic::{TopicDeclaration, TopicStrategy};
 
 /// Kafka's error code for a topic that exists already.
@@ -41,7 +42,9 @@ impl Topics {
         if self.strategy == TopicStrategy::Ignore {
             return Ok(());
         }
-        self.ensure_once(topic, self.strategy, None).await
+        // Whoever reads a dead-letter topic may be here before those whose dead letters it takes.
+        let is_for_dead_letters = topic.name().ends_with(DEAD_LETTER_SUFFIX);
+        self.ensure_once(topic, self.strategy, is_for_dead_letters.then_some(self.dead_letter_bytes)).await
     }
 
     /// Makes sure that the dead-letter topic `name` of `source` exists, with the source's number of partitions if that

@@ -12,6 +12,9 @@ pub(crate) use failure::{Failure, panic_message};
 
 use std::time::Duration;
 
+/// What the name of a topic's dead-letter topic ends with, unless the policy names another.
+pub(crate) const DEAD_LETTER_SUFFIX: &str = ".dead-letters";
+
 /// How often to try, how long to wait in between, and what then. Required by every subscription.
 ///
 /// ```
@@ -72,7 +75,9 @@ impl FailurePolicy {
     pub(crate) fn dead_letter_topic_of(&self, topic: &str) -> Option<String> {
         match self.then {
             Then::Stop => None,
-            Then::DeadLetter => Some(self.dead_letter_topic.clone().unwrap_or_else(|| format!("{topic}.dead-letters"))),
+            Then::DeadLetter => {
+                Some(self.dead_letter_topic.clone().unwrap_or_else(|| format!("{topic}{DEAD_LETTER_SUFFIX}")))
+            }
         }
     }
 

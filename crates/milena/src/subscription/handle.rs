@@ -56,7 +56,7 @@ pub enum SeekTo {
 #[non_exhaustive]
 #[must_use = "it says whether everything was finished"]
 pub struct CloseReport {
-    /// Events handled with success since the start.
+    /// Events handled with success since the start, by subscriptions that were still open.
     pub handled: u64,
     /// Records dead-lettered since the start.
     pub dead_lettered: u64,

@@ -259,3 +259,19 @@ async fn a_dead_letter_that_is_too_large_goes_without_its_texts_and_else_is_held
     wait_for_event(&mut events, |event| matches!(event, SubscriptionEvent::DeadLetterReleased { offset: 1, .. })).await;
     assert!(within("close", bus.close(Duration::from_secs(10))).await.is_complete());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_topic_that_its_reader_makes_takes_what_only_just_fitted() {
+    let broker = Broker::builder().topic("steps", 1).auto_create(false).build();
+    let bus = bus_on(&broker).await;
+    let stop = FailurePolicy::attempts(1).then(Then::Stop);
+    let reader =
+        bus.subscribe(stop, |_: Envelope| async {}).topic("steps.dead-letters").group("readers").await.unwrap();
+    within("ready", reader.ready()).await.unwrap();
+    let subscription = bus.subscribe(policy(), fails).group("workers").await.unwrap();
+    bus.publish_envelope("steps", &nearly_too_large(400)).await.unwrap();
+    within("written", subscription.wait_for(|status| status.counts.dead_lettered == 1)).await.unwrap();
+    let letters = read_all(&broker, "steps.dead-letters").await;
+    assert!(letters[0].headers.iter().any(|(name, _)| name == "__dlq.errors.message"), "with its texts");
+    let _ = bus.close(Duration::from_secs(10)).await;
+}

@@ -21,7 +21,7 @@ type Reply = oneshot::Sender<Result<(), SubscriptionError>>;
 /// A partition that is to be read from elsewhere.
 pub(super) struct Seek {
     /// An answer to another one, which this replaced, is not for this.
-    number: u64,
+    pub(super) number: u64,
     pub(super) partition: TopicPartition,
     /// Where to, once found.
     offset: Option<i64>,

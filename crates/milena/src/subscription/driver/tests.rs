@@ -210,3 +210,24 @@ async fn a_stale_count_of_partitions_is_not_told_as_growth_afterwards() {
         !std::iter::from_fn(|| told.try_recv().ok()).any(|it| matches!(it, SubscriptionEvent::PartitionsAdded { .. }))
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_consumer_is_not_asked_in_every_turn_while_a_handler_ends() {
+    let (mut driver, ..) = revoking().await;
+    driver.consumer.close(Duration::from_secs(5)).await.unwrap();
+    let closed = driver.consumer.next().await.expect_err("it is closed");
+    driver.handle_error(&closed);
+    assert!(driver.is_consumer_closed && driver.closing.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offset_that_is_found_clears_the_alarm_of_the_one_that_was_not() {
+    let (mut driver, _told, partition, _bus, _second) = revoking().await;
+    driver.unpositioned.clear();
+    driver.take_up_resets();
+    let number_of = |driver: &Driver| driver.seeks.iter().find(|it| it.partition == partition).map(|it| it.number);
+    driver.handle_found(number_of(&driver).unwrap(), Err(SubscriptionError::Closed));
+    assert!(driver.alarms.consumer.contains_key(&Some(partition.clone())));
+    driver.handle_found(number_of(&driver).unwrap(), Ok(0));
+    assert!(!driver.alarms.consumer.contains_key(&Some(partition.clone())));
+}
