@@ -1,6 +1,6 @@
 //! The arguments of `milena`, as clap reads them. Holds no logic.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BrokerArgs {
     /// Where the first node listens; the others take the ports after it. Port 0 picks free ones.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092", value_parser = parse_listen)]
     pub(crate) listen: SocketAddr,
     /// How many nodes.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -101,7 +101,8 @@ pub(crate) struct BrokerArgs {
     /// A topic to create at start; may be given again.
     #[arg(long = "topic", value_name = "NAME:PARTITIONS", value_parser = parse_topic)]
     pub(crate) topics: Vec<(String, u32)>,
-    /// Do not create topics that a client merely asks for.
+    /// Do not create topics for clients that ask for it in passing, as some do when they produce (these commands never
+    /// do).
     #[arg(long)]
     pub(crate) no_auto_create: bool,
 }
@@ -178,7 +179,8 @@ pub(crate) enum GroupsCommand {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InputFormat {
-    /// A JSON record a line.
+    /// A JSON record a line: {"key":"…","value":"…","headers":[["name","value"]],"partition":0,"timestamp":0}; all but
+    /// `value` may be absent; `key` and `value` are strings or null.
     Jsonl,
     /// A value a line.
     Lines,
@@ -232,7 +234,8 @@ pub(crate) struct ConsumeArgs {
     /// seconds, when partitions are given up and at the end; never more than that.
     #[arg(short, long)]
     pub(crate) group: Option<String>,
-    /// Where to begin: `beginning`, `end` or an offset. A group begins there only where it has committed nothing.
+    /// Where to begin: `beginning`, `end` or, without --group, an offset; records before it are left out. A group begins
+    /// there only where it has committed nothing.
     #[arg(long, value_name = "beginning|end|OFFSET", default_value = "beginning", value_parser = parse_from, allow_negative_numbers = true)]
     pub(crate) from: From,
     /// End after so many records.
@@ -315,6 +318,11 @@ fn parse_topic(text: &str) -> Result<(String, u32), String> {
     let (name, partitions) = text.rsplit_once(':').ok_or("expected NAME:PARTITIONS, such as orders:3")?;
     let partitions = partitions.parse().ok().filter(|n| *n > 0).ok_or("PARTITIONS must be a number of 1 or more")?;
     Ok((name.to_owned(), partitions))
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT of this machine: {error}"))?;
+    found.next().ok_or_else(|| "that host has no address".to_owned())
 }
 
 fn parse_config(text: &str) -> Result<(String, String), String> {

@@ -51,5 +51,6 @@ fn start_logging(verbose: u8) {
     };
     let filter = EnvFilter::try_from_env("MILENA_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // Without colours, on a terminal too: that feature of tracing-subscriber is not compiled in, and asking for it panics.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A line that can't be written is lost, and nothing else: by default whoever logs it would panic.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
 }

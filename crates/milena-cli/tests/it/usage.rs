@@ -1,9 +1,12 @@
 //! Wrong use, wrong addresses, and what the help says.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::TcpListener;
+use std::process::Stdio;
 use std::time::Instant;
 
-use crate::support::{Cluster, command, end, milena};
+use crate::support::{Cluster, Running, command, end, milena};
 
 #[test]
 fn wrong_use_is_exit_code_2() {
@@ -94,4 +97,26 @@ fn a_reader_that_wants_one_line_is_no_failure() {
     let cluster = Cluster::start(&topics.iter().map(String::as_str).collect::<Vec<_>>());
     let (first, ended) = cluster.head(&["topics", "list"]);
     assert_eq!((first.as_str(), ended.code, ended.stderr.as_str()), ("topic-00", Some(0), ""));
+}
+
+#[test]
+fn a_log_that_nobody_can_write_decides_nothing() {
+    let server = Cluster::start(&["--topic", "orders:1"]);
+    let mut child = command(&["-vv", "topics", "list", "-b", &server.address])
+        .stdout(Stdio::piped())
+        .stderr(File::options().write(true).open("/dev/full").unwrap())
+        .spawn()
+        .unwrap();
+    let mut listed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut listed).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(listed.contains("orders"), "{listed}");
+    server.stop("TERM").ok();
+}
+
+#[test]
+fn a_broker_listens_at_a_name_too() {
+    let server = Running::start(&["broker", "--listen", "localhost:0"]);
+    assert!(server.line().starts_with("listening on "));
+    server.kill();
 }
