@@ -244,6 +244,11 @@ impl<T> Lanes<T> {
         self.parked.clear();
     }
 
+    /// Whether nothing more will be handed out.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.limit == Some(0)
+    }
+
     /// Whether nothing is left that `drain` or `halt` waits for.
     pub(crate) fn is_drained(&self) -> bool {
         match self.limit {

@@ -370,9 +370,9 @@ impl Engine {
         self.partitions.get(id).map(|partition| partition.lanes.watermark())
     }
 
-    /// Whether `drain` or `halt` has begun for it.
-    pub(crate) fn is_giving_up(&self, id: &TopicPartition) -> bool {
-        self.partitions.get(id).is_some_and(|partition| partition.is_giving_up)
+    /// Whether nothing more of it is begun. One that drains carries on what was begun.
+    pub(crate) fn is_halted(&self, id: &TopicPartition) -> bool {
+        self.partitions.get(id).is_some_and(|partition| partition.lanes.is_halted())
     }
 
     /// Whether a full budget keeps any partition from being fetched.

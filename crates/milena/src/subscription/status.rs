@@ -81,7 +81,8 @@ pub enum SubscriptionEvent {
         /// Why.
         error: String,
     },
-    /// Alarm cleared: records of the partition came, or it is somebody else's; or the consumer goes on.
+    /// Alarm cleared: records of the partition came, where it goes on was found, or it is somebody else's; or the
+    /// consumer goes on.
     ConsumerRecovered {
         /// Topic and partition, if it was about one.
         partition: Option<(String, i32)>,

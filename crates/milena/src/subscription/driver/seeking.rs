@@ -93,7 +93,7 @@ impl Driver {
     /// begun is read again.
     fn take_up_halted(&mut self, partition: TopicPartition) {
         let is_sought = self.seeks.iter().any(|seek| seek.partition == partition);
-        if is_sought || !self.engine.is_giving_up(&partition) {
+        if is_sought || !self.engine.is_halted(&partition) {
             return;
         }
         let (number, offset) = (self.next_number(), self.engine.watermark(&partition));
@@ -114,7 +114,7 @@ impl Driver {
             Ok(offset) => {
                 let is_ahead = self.engine.end(&seek.partition).is_some_and(|end| end <= offset);
                 // A partition that is halted would not go on.
-                let is_halted = self.engine.is_giving_up(&seek.partition);
+                let is_halted = self.engine.is_halted(&seek.partition);
                 if matches!(seek.why, Why::Lost) && is_ahead && !is_halted {
                     // What was read before is still to be handled, and nothing of it is met again.
                     let seek = self.seeks.remove(index);

@@ -144,13 +144,13 @@ async fn a_refused_seek_leaves_a_partition_that_was_halted_for_another_one_to_go
     let (reply, _first) = tokio::sync::oneshot::channel();
     driver.begin_seek(topic.clone(), index, SeekTo::Beginning, reply);
     driver.handle_found(driver.last_number, Ok(0));
-    assert!(driver.engine.is_giving_up(&partition), "it waits for what runs");
+    assert!(driver.engine.is_halted(&partition), "it waits for what runs");
     let (reply, mut answer) = tokio::sync::oneshot::channel();
     driver.begin_seek(topic, index, SeekTo::Offset(999), reply);
     driver.handle_found(driver.last_number, Err(SubscriptionError::Closed));
     assert!(matches!(answer.try_recv(), Ok(Err(SubscriptionError::Closed))));
     driver.carry_out_seeks(driver.now());
-    assert!(!driver.engine.is_giving_up(&partition), "nobody else would let it go on");
+    assert!(!driver.engine.is_halted(&partition), "nobody else would let it go on");
     assert_eq!(driver.consumer.position(&partition), Some(5), "from what is finished");
 }
 
@@ -212,7 +212,7 @@ async fn a_stale_count_of_partitions_is_not_told_as_growth_afterwards() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closed_consumer_is_not_asked_in_every_turn_while_a_handler_ends() {
+async fn a_closed_consumer_ends_the_subscription_and_is_not_asked_again() {
     let (mut driver, ..) = revoking().await;
     driver.consumer.close(Duration::from_secs(5)).await.unwrap();
     let closed = driver.consumer.next().await.expect_err("it is closed");
