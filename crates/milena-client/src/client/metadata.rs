@@ -255,6 +255,8 @@ impl MetadataKeeper {
     /// The task.
     pub(crate) async fn run(self: Arc<Self>) {
         tokio::select! {
+            // First, or a refresh that fails because of the end would be told as one that failed.
+            biased;
             () = self.stop.notified() => {}
             () = self.refresh_for_ever() => {}
         }
@@ -323,7 +325,8 @@ impl MetadataKeeper {
 
     async fn ask(&self, broker: &Broker, query: &MetadataQuery, limit: Duration) -> Result<(), RequestError> {
         let unreachable = |error: ConnectError| {
-            if let Broker::Node(node) = broker {
+            // That we dial no more says nothing of the broker.
+            if let (Broker::Node(node), false) = (broker, matches!(error, ConnectError::Closed)) {
                 self.machine().handle_unreachable(*node);
             }
             RequestError::from(error)
