@@ -14,6 +14,8 @@ pub mod producer;
 pub mod raw;
 mod runtime;
 mod stall;
+#[cfg(test)]
+mod test_link;
 mod topic_name;
 
 pub use client::{Client, ClientBuilder, CloseReport, Cluster, Node, Partition, Topic};

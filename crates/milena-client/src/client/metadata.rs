@@ -420,3 +420,29 @@ fn request(query: &MetadataQuery) -> MetadataRequest {
         ..MetadataRequest::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use milena_broker::Broker as Embedded;
+
+    use super::*;
+    use crate::test_link::client_of;
+
+    #[tokio::test]
+    async fn a_client_that_ends_takes_no_broker_for_unreachable() {
+        let client = client_of(Embedded::builder().build()).build().await.expect("the broker answers");
+        let inner = client.inner();
+        let keeper = &inner.metadata;
+        inner.pool.drain().await;
+        let node = keeper.snapshot().brokers().next().expect("it has one").node;
+        let now = inner.clock.now();
+        let query = {
+            let mut machine = keeper.machine();
+            machine.request_refresh_now();
+            machine.poll_query(now).expect("it is due")
+        };
+        let asked = keeper.ask(&Broker::Node(node), &query, Duration::from_secs(1)).await;
+        assert!(matches!(asked, Err(RequestError::Closed)), "{asked:?}");
+        assert!(!keeper.machine().is_rebootstrap_due(now));
+    }
+}

@@ -1,7 +1,6 @@
 //! What the consumer's tests share: a broker, clients on it in virtual time, ways to write to it and to read events.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use milena_broker::Broker;
 use milena_client::consumer::{Consumer, ConsumerBuilder, ConsumerEvent, RecordSet};
 use milena_client::raw::Target;
-use milena_client::{BoxFuture, BrokerAddress, Client, Connector, TimeSource, TopicPartition, Transport};
+use milena_client::{Client, TimeSource, TopicPartition};
 use milena_protocol::Uuid;
 use milena_protocol::compress::Compression;
 use milena_protocol::messages::ProduceRequest;
@@ -17,24 +16,12 @@ use milena_protocol::messages::produce_request::{PartitionProduceData, TopicProd
 use milena_protocol::record::{BatchEncoder, RecordHeader};
 use tokio::time::timeout;
 
+use crate::link::Link;
+
 /// Wall clock of every rig at its start.
 pub(crate) const WALL: i64 = 1_700_000_000_000;
 /// Nothing here takes this long, in virtual time.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
-
-#[derive(Debug)]
-struct Link(Broker);
-
-impl Connector for Link {
-    fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>> {
-        let stream = self.0.connect(address.host(), address.port());
-        Box::pin(async move { Ok(Transport::memory(stream?, address.to_string())) })
-    }
-
-    fn is_virtual(&self) -> bool {
-        true
-    }
-}
 
 pub(crate) struct Rig {
     pub(crate) broker: Broker,

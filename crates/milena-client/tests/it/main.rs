@@ -7,6 +7,7 @@ mod consumer_assigned;
 mod consumer_group;
 mod consumer_real;
 mod consumer_rig;
+mod link;
 mod producer_basics;
 mod producer_cancel;
 mod producer_costs;

@@ -1,15 +1,16 @@
 //! Producer tests in virtual time, and a look at what the broker's logs hold.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use milena_broker::Broker;
 use milena_client::raw::Target;
-use milena_client::{BoxFuture, BrokerAddress, Client, Connector, TimeSource, Transport};
+use milena_client::{Client, TimeSource};
 use milena_protocol::messages::FetchRequest;
 use milena_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use milena_protocol::record::RecordBatches;
+
+use crate::link::Link;
 
 /// A client of `broker` whose wall clock is virtual too, and whose chance repeats itself.
 pub(crate) async fn client(broker: &Broker) -> Client {
@@ -17,20 +18,6 @@ pub(crate) async fn client(broker: &Broker) -> Client {
     let builder = Client::builder().bootstrap(broker.bootstrap()).expect("addresses");
     let builder = builder.connector(Arc::new(Link(broker.clone()))).clock(clock).seed(7);
     builder.build().await.expect("the broker answers")
-}
-
-#[derive(Debug)]
-struct Link(Broker);
-
-impl Connector for Link {
-    fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>> {
-        let stream = self.0.connect(address.host(), address.port());
-        Box::pin(async move { Ok(Transport::memory(stream?, address.to_string())) })
-    }
-
-    fn is_virtual(&self) -> bool {
-        true
-    }
 }
 
 /// A record as it lies in the log.

@@ -1,34 +1,17 @@
-use std::io;
 use std::time::Duration;
 
 use milena_broker::Broker;
 use milena_core::producer::completion::Completion;
-use milena_net::{BoxFuture, BrokerAddress, Connector, Transport};
 
 use super::*;
-use crate::Client;
 use crate::producer::delivery::Delivery;
 use crate::producer::{Outcome, Producer, Record};
-
-#[derive(Debug)]
-struct Link(Broker);
-
-impl Connector for Link {
-    fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>> {
-        let stream = self.0.connect(address.host(), address.port());
-        Box::pin(async move { Ok(Transport::memory(stream?, address.to_string())) })
-    }
-
-    fn is_virtual(&self) -> bool {
-        true
-    }
-}
+use crate::test_link::client_of;
 
 /// A producer with a first record written, its partition, and a batch of one record on its way to be compressed.
 async fn errand() -> (Producer, Errand, Delivery) {
     let broker = Broker::builder().topic("t", 1).build();
-    let builder = Client::builder().bootstrap(broker.bootstrap()).unwrap().connector(Arc::new(Link(broker)));
-    let client = builder.build().await.unwrap();
+    let client = client_of(broker).build().await.unwrap();
     let producer = Producer::builder(&client).compression(crate::producer::Compression::Lz4).build().unwrap();
     producer.send(Record::to("t").value("first")).await.unwrap().await.unwrap();
     let shared = &producer.handle.shared;
