@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use milena_core::producer::completion::BatchOutcome;
 use milena_core::producer::failure::ProduceFailure;
 use milena_core::producer::identity::ProducerIdentity;
+use milena_core::producer::open_batch::OpenBatch;
 use milena_net::Purpose;
 use milena_protocol::ErrorCode;
 use milena_protocol::messages::InitProducerIdRequest;
@@ -100,12 +101,14 @@ impl Shared {
         }
     }
 
+    /// The open batch may go. It is not closed here: while the broker is behind, a batch closed at every linger's end
+    /// would be one of a few records, and more of them than the broker can answer.
     fn end_linger(&self, partition: &Arc<Partition>, number: u64) -> Option<i32> {
         let mut state = partition.lock();
-        if state.opened != number || !state.close() {
+        if state.opened != number || state.open.as_ref().is_none_or(OpenBatch::is_empty) {
             return None;
         }
-        partition.publish(&state);
+        state.ripe = true;
         self.list(partition, &mut state)
     }
 

@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) listed: bool,
     /// The open batch has its linger timer.
     pub(super) linger_armed: bool,
+    /// The open batch has lingered long enough: it goes as soon as it can be sent, and takes records until then.
+    pub(super) ripe: bool,
     pub(super) deadline_armed: bool,
     /// A wave found the open batch and no token for it: it waits for its linger.
     pub(super) must_linger: bool,
@@ -244,6 +246,7 @@ impl Partition {
         state.opened += 1;
         state.linger_armed = false;
         state.must_linger = false;
+        state.ripe = false;
         shared.counters.batches.fetch_add(1, Relaxed);
         if !state.deadline_armed {
             state.deadline_armed = true;
@@ -290,8 +293,15 @@ impl State {
         let Some(open) = self.open.take_if(|open| !open.is_empty()) else { return false };
         // Batches that linger closes early say less about the next one than full ones.
         self.usual = open.len().max(self.usual / 2);
+        self.ripe = false;
         self.closing.push_back(Closing::Whole(open, None));
         true
+    }
+
+    /// Whether something is ready that is not on its way yet.
+    pub(super) fn waits(&self) -> bool {
+        let ripe = self.ripe && self.open.as_ref().is_some_and(|open| !open.is_empty());
+        ripe || !self.closing.is_empty() || self.queue.len() > self.queue.in_flight()
     }
 
     /// Forgets what was given up before it was sealed: a partition that nobody leads would be held busy by it for ever.

@@ -245,9 +245,8 @@ impl Shared {
             return None;
         }
         let open = state.open.as_ref().is_some_and(|open| !open.is_empty());
-        let waits = !state.closing.is_empty() || state.queue.len() > state.queue.in_flight();
         let eager = open && !state.must_linger && state.queue.is_empty();
-        if !waits && !eager {
+        if !state.waits() && !eager {
             return None;
         }
         let Some(leader) = state.leader else {

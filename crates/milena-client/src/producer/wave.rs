@@ -113,8 +113,9 @@ impl Shared {
         // One sealed batch in hand is enough: what is sealed later may be larger.
         let in_flight = state.queue.in_flight();
         if state.queue.len() == in_flight && in_flight < self.queue.max_in_flight {
-            if state.closing.is_empty() && in_flight == 0 && state.open.as_ref().is_some_and(|open| !open.is_empty()) {
-                state.must_linger = !self.config.low_latency && !wave.may_send_early();
+            let open = state.open.as_ref().is_some_and(|open| !open.is_empty());
+            if state.closing.is_empty() && open && (state.ripe || in_flight == 0) {
+                state.must_linger = !state.ripe && !self.config.low_latency && !wave.may_send_early();
                 if !state.must_linger {
                     state.close();
                 }
@@ -135,7 +136,7 @@ impl Shared {
                     .expect("sendable said so, and the lock was held since");
                 wave.bytes += batch.sealed().wire_len();
                 wave.batches.push(batch.sealed().clone());
-                if !state.closing.is_empty() || state.queue.len() > state.queue.in_flight() {
+                if state.waits() {
                     wave.left.push(Arc::clone(&partition));
                 } else {
                     state.listed = false;

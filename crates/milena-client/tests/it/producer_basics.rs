@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milena_broker::Broker;
+use milena_broker::{Broker, Fault, Rule};
 use milena_client::producer::SendError;
 use milena_client::producer::{Acks, Compression, Outcome, Partitioner, ProduceError, Producer, Record, RecordHeader};
 use milena_protocol::ApiKey;
@@ -144,6 +144,35 @@ async fn linger_bounds_the_wait_of_what_has_no_allowance() {
         assert!(took < Duration::from_millis(80), "{took:?}");
     }
     assert!(lingered >= 1, "in {:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn linger_cuts_no_batches_that_cannot_be_sent_yet() {
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    // One request is answered each 100 ms, and until the first is, no other is sent. A batch closed at every linger's end
+    // would by then be one of many of a record or two, which go out one by one for ever after.
+    broker.faults().add(Rule::new(Fault::Delay(Duration::from_millis(100))).api(ApiKey::Produce).always());
+    let producer = Producer::builder(&client).linger(Duration::from_millis(5)).build().unwrap();
+    let mut every = tokio::time::interval(Duration::from_millis(2));
+    let mut deliveries = Vec::new();
+    for number in 0..3_000 {
+        every.tick().await;
+        let value = number.to_string();
+        let delivery = producer.send(Record::to("t").value(&value)).await.unwrap();
+        let sent = tokio::time::Instant::now();
+        deliveries.push(tokio::spawn(async move {
+            delivery.await.unwrap();
+            sent.elapsed()
+        }));
+    }
+    let mut slowest = Duration::ZERO;
+    for delivery in deliveries {
+        slowest = slowest.max(delivery.await.unwrap());
+    }
+    // The five requests in flight before it, and its own.
+    assert!(slowest <= Duration::from_millis(620), "{slowest:?}");
+    assert_eq!(numbers(&client, "t", 0).await, (0..3_000).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]
