@@ -17,20 +17,35 @@ use crate::bus::Inner;
 /// How long to wait before a broker is asked again that could not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long partitions are asked about together. Then each is asked about for itself: one without a leader must not keep
-/// the others waiting.
-const TOGETHER: Duration = Duration::from_secs(5);
+/// How long where a partition begins may stay unknown before that is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long leaders are asked about partitions together: enough where nothing is wrong, and hardly a wait for the others
+/// where one of them can't be looked at. Then each is asked about for itself.
+const TOGETHER: Duration = Duration::from_millis(250);
+
+/// How it is asked where partitions begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    /// Of all at once, with one request for each leader. What that does not tell in a moment is asked alone.
+    Together,
+    /// Of one.
+    Alone,
+    /// Of one whose alarm is raised: after a pause, and for as long as the client tries.
+    Again,
+}
 
 /// What was found out.
 #[derive(Debug)]
 pub(super) enum Background {
     /// A commit was answered.
     Committed(Commit),
-    /// Where partitions of an assignment begin, and those of which it could not be found out, with why.
+    /// Where partitions of an assignment begin, and those of which it is not known yet; with why, if that is to be told.
     Begins {
         epoch: AssignmentEpoch,
         begins: Vec<(TopicPartition, Begin)>,
-        missing: Option<(Vec<TopicPartition>, String)>,
+        missing: Vec<TopicPartition>,
+        error: Option<String>,
     },
     /// The offset that a seek goes to, by the seek's number.
     Found { number: u64, result: Result<i64, SubscriptionError> },
@@ -70,45 +85,59 @@ pub(super) async fn find_begins(
     consumer: Consumer,
     epoch: AssignmentEpoch,
     asked: Vec<(bool, TopicPartition)>,
-    is_retry: bool,
+    asking: Asking,
 ) -> Background {
-    if is_retry {
-        tokio::time::sleep(PAUSE).await;
-    }
     let mut begins = BTreeMap::new();
-    let listing = list_begins(&consumer, &asked, &mut begins);
-    let error = if asked.len() == 1 {
-        listing.await.err().map(|error| describe(&error))
+    let listing = list_begins(&consumer, &asked, asking, &mut begins);
+    let listed = if asking == Asking::Again {
+        tokio::time::sleep(PAUSE).await;
+        Ok(listing.await)
     } else {
-        match tokio::time::timeout(TOGETHER, listing).await {
-            Ok(listed) => listed.err().map(|error| describe(&error)),
-            Err(_) => Some("where it begins could not be found out yet".to_owned()),
-        }
+        tokio::time::timeout(PATIENCE, listing).await
     };
-    let missing = error.map(|error| {
-        let all = asked.into_iter().map(|(_, partition)| partition);
-        (all.filter(|partition| !begins.contains_key(partition)).collect(), error)
-    });
-    Background::Begins { epoch, begins: begins.into_iter().collect(), missing }
+    let error = match listed {
+        Ok(listed) => listed.err().map(|error| describe(&error)),
+        Err(_) => Some("where it begins could not be found out yet".to_owned()),
+    };
+    let all = asked.into_iter().map(|(_, partition)| partition);
+    let missing: Vec<_> = all.filter(|partition| !begins.contains_key(partition)).collect();
+    let is_left_out = error.is_none() && asking != Asking::Together && !missing.is_empty();
+    let error = error.or_else(|| is_left_out.then(|| "the broker named no offset".to_owned()));
+    Background::Begins { epoch, begins: begins.into_iter().collect(), missing, error }
 }
 
 /// What is found before an error stays in `begins`.
 async fn list_begins(
     consumer: &Consumer,
     asked: &[(bool, TopicPartition)],
+    asking: Asking,
     begins: &mut BTreeMap<TopicPartition, Begin>,
 ) -> Result<(), ConsumeError> {
+    // One coordinator answers for the whole group, so its trouble is everybody's.
     let committed = consumer.committed(asked.iter().map(|(_, partition)| partition.clone())).await?;
-    let of = |wanted: bool| {
-        let without = asked.iter().filter(|(_, partition)| !committed.contains_key(partition));
-        let of_these = without.filter(move |(is_late, _)| *is_late == wanted);
-        of_these.map(|(_, partition)| partition.clone()).collect::<Vec<_>>()
-    };
     begins.extend(committed.iter().map(|(partition, at)| (partition.clone(), Begin::Committed(at.offset))));
-    for (is_late, partitions) in [(false, of(false)), (true, of(true))] {
+    let open = asked.iter().filter(|(_, partition)| !committed.contains_key(partition)).cloned().collect();
+    let listing = list_ends_of_logs(consumer, open, begins);
+    if asking == Asking::Together {
+        // An error would be that of one, and each is about to say its own.
+        let _ = tokio::time::timeout(TOGETHER, listing).await;
+        return Ok(());
+    }
+    listing.await
+}
+
+/// One request for each leader, and all are waited for.
+async fn list_ends_of_logs(
+    consumer: &Consumer,
+    asked: Vec<(bool, TopicPartition)>,
+    begins: &mut BTreeMap<TopicPartition, Begin>,
+) -> Result<(), ConsumeError> {
+    let (late, early): (Vec<_>, Vec<_>) = asked.into_iter().partition(|(is_late, _)| *is_late);
+    for (is_late, partitions) in [(false, early), (true, late)] {
         if partitions.is_empty() {
             continue;
         }
+        let partitions = partitions.into_iter().map(|(_, partition)| partition);
         let listed = match is_late {
             true => consumer.end_offsets(partitions).await?,
             false => consumer.beginning_offsets(partitions).await?,

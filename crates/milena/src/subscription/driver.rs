@@ -279,11 +279,9 @@ impl Driver {
     fn handle_background(&mut self, done: Background) {
         match done {
             Background::Committed(commit) => self.handle_committed(commit),
-            Background::Begins { epoch, begins, missing } => {
+            Background::Begins { epoch, begins, missing, error } => {
                 self.handle_begins(epoch, begins);
-                if let Some((partitions, error)) = missing {
-                    self.handle_no_begins(epoch, partitions, error);
-                }
+                self.handle_no_begins(epoch, missing, error.as_deref());
             }
             Background::Found { number, result } => self.handle_found(number, result),
             Background::ForeignMembers(members) => self.handle_foreign_members(members),

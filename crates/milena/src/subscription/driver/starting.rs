@@ -9,7 +9,7 @@ use milena_client::consumer::{AssignmentEpoch, Start};
 
 use super::Driver;
 use super::reporting::names;
-use crate::subscription::background::{Begin, count_partitions, find_begins, find_foreign_members};
+use crate::subscription::background::{Asking, Begin, count_partitions, find_begins, find_foreign_members};
 use crate::subscription::status::SubscriptionEvent;
 
 impl Driver {
@@ -29,7 +29,8 @@ impl Driver {
         self.is_assigned = true;
         if self.closing.is_none() {
             if !partitions.is_empty() {
-                self.find_begins(epoch, partitions.to_vec(), false);
+                let asking = if partitions.len() > 1 { Asking::Together } else { Asking::Alone };
+                self.find_begins(epoch, partitions.to_vec(), asking);
             }
             let (client, group) = (self.client.clone(), self.settings.group.clone());
             self.background.spawn(find_foreign_members(client, group, self.settings.bus.clone()));
@@ -38,14 +39,14 @@ impl Driver {
         self.engine.tell(SubscriptionEvent::Assigned { partitions: names(partitions) });
     }
 
-    fn find_begins(&mut self, epoch: AssignmentEpoch, partitions: Vec<TopicPartition>, is_retry: bool) {
+    fn find_begins(&mut self, epoch: AssignmentEpoch, partitions: Vec<TopicPartition>, asking: Asking) {
         let late = &self.settings.late;
         let is_late = |partition: &TopicPartition| {
             let said_of = late.get(&*partition.topic).copied().unwrap_or_default();
             usize::try_from(partition.partition).is_ok_and(|index| index < said_of)
         };
         let asked = partitions.into_iter().map(|partition| (is_late(&partition), partition)).collect();
-        self.background.spawn(find_begins(self.consumer.clone(), epoch, asked, is_retry));
+        self.background.spawn(find_begins(self.consumer.clone(), epoch, asked, asking));
     }
 
     pub(super) fn handle_begins(&mut self, epoch: AssignmentEpoch, begins: Vec<(TopicPartition, Begin)>) {
@@ -77,18 +78,23 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_no_begins(&mut self, epoch: AssignmentEpoch, partitions: Vec<TopicPartition>, error: String) {
-        let is_wanted = |partition: &TopicPartition| {
-            self.held.get(partition) == Some(&epoch) && self.unpositioned.contains(partition)
-        };
-        let partitions: Vec<_> = partitions.into_iter().filter(is_wanted).collect();
-        if partitions.is_empty() {
-            return;
-        }
+    /// Asks again where partitions begin, and raises their alarms if there is an error to tell.
+    pub(super) fn handle_no_begins(
+        &mut self,
+        epoch: AssignmentEpoch,
+        partitions: Vec<TopicPartition>,
+        error: Option<&str>,
+    ) {
+        let asking = if error.is_some() { Asking::Again } else { Asking::Alone };
         // Each for itself now: one that can't be looked at must not keep the others waiting.
         for partition in partitions {
-            self.raise_alarm(Some(partition.clone()), error.clone());
-            self.find_begins(epoch, vec![partition], true);
+            if self.held.get(&partition) != Some(&epoch) || !self.unpositioned.contains(&partition) {
+                continue;
+            }
+            if let Some(error) = error {
+                self.raise_alarm(Some(partition.clone()), error.to_owned());
+            }
+            self.find_begins(epoch, vec![partition], asking);
         }
     }
 

@@ -183,11 +183,15 @@ async fn partitions_that_could_not_be_looked_at_together_are_each_looked_at_for_
     let before = driver.background.len();
     let other = all.iter().find(|it| **it != partition).cloned().expect("two partitions");
     let begins = vec![(partition.clone(), Begin::Oldest(0))];
-    let missing = Some((vec![other.clone()], "no leader".to_owned()));
-    driver.handle_background(Background::Begins { epoch, begins, missing });
+    let missing = vec![other.clone()];
+    driver.handle_background(Background::Begins { epoch, begins, missing, error: None });
     assert!(!driver.unpositioned.contains(&partition), "it goes on");
     assert!(driver.unpositioned.contains(&other));
     assert_eq!(driver.background.len(), before + 1);
+    assert!(driver.alarms.consumer.is_empty(), "it may just have been asked about beside one in trouble");
+    let (missing, error) = (vec![other.clone()], Some("no leader".to_owned()));
+    driver.handle_background(Background::Begins { epoch, begins: Vec::new(), missing, error });
+    assert_eq!(driver.background.len(), before + 2);
     driver.handle_event(ConsumerEvent::Lost(vec![]));
     assert!(driver.alarms.consumer.contains_key(&Some(other)), "raised until it is known, whatever else happens");
 }
