@@ -65,7 +65,8 @@ impl TopicDeclaration {
 /// What the bus does about a topic that is missing, or differs from its declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TopicStrategy {
-    /// Create it as declared when it is missing; never touch one that exists.
+    /// Create it as declared when it is missing; never touch one that exists, but for the `max.message.bytes` of a
+    /// dead-letter topic that has none of its own: it is raised to what a dead letter may need.
     #[default]
     Create,
     /// Fail when it is missing or has another number of partitions than declared.

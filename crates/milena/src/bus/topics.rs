@@ -1,21 +1,25 @@
-//! What must exist in the cluster before an event is published or a subscription begins: topics and dead-letter topics,
-//! and for a late start the group's committed position. Asks once per topic and bus, however many ask at once.
+//! What must exist in the cluster before an event is published or a subscription begins: topics, dead-letter topics that
+//! take dead letters, and for a late start the group's committed position. Asks for a topic once per bus, however many
+//! ask at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use milena_admin::{Admin, GroupOffset, NewTopic, OffsetSpec};
+use milena_admin::{Admin, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupOffset, NewTopic, OffsetSpec};
 use milena_client::{Client, RequestError, TopicPartition};
 use tokio::sync::OnceCell;
 
 use super::error::{StartError, TopicError};
 use crate::policy::DEAD_LETTER_SUFFIX;
+use crate::subscription::describe;
 use crate::topic::{TopicDeclaration, TopicStrategy};
 
 /// Kafka's error code for a topic that exists already.
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// Kafka's error code for a commit to a group that has members.
 const UNKNOWN_MEMBER_ID: i16 = 25;
+/// Kafka's name for the size limit of a topic.
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
 /// Looks after the topics of one bus.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ pub(crate) struct Topics {
     strategy: TopicStrategy,
     /// Declarations that were found true or made so, each a cell that only one asks for.
     known: Mutex<HashMap<TopicDeclaration, Arc<OnceCell<()>>>>,
-    /// What a dead-letter topic that is created must take, in bytes.
+    /// What a dead-letter topic must take, in bytes.
     dead_letter_bytes: usize,
     /// Partitions of topics that were published to.
     counts: Mutex<HashMap<String, usize>>,
@@ -48,7 +52,8 @@ impl Topics {
     }
 
     /// Makes sure that the dead-letter topic `name` of `source` exists, with the source's number of partitions if that
-    /// is declared. It must exist under any strategy: without it, what fails could neither go on nor be dropped.
+    /// is declared, and takes its dead letters. It must exist under any strategy: without it, what fails could neither go
+    /// on nor be dropped.
     pub(crate) async fn ensure_dead_letters(&self, source: &TopicDeclaration, name: String) -> Result<(), TopicError> {
         let mut topic = TopicDeclaration::new(name);
         if let Some(partitions) = source.partition_count() {
@@ -59,13 +64,69 @@ impl Topics {
         }
         match self.strategy {
             TopicStrategy::Create => {
-                self.ensure_once(&topic, TopicStrategy::Create, Some(self.dead_letter_bytes)).await
+                self.ensure_once(&topic, TopicStrategy::Create, Some(self.dead_letter_bytes)).await?;
             }
-            TopicStrategy::Validate | TopicStrategy::Ignore => match self.partitions_of(topic.name()).await? {
-                Some(_) => Ok(()),
-                None => Err(TopicError::Missing { topic: topic.name().to_owned() }),
-            },
+            TopicStrategy::Validate | TopicStrategy::Ignore => {
+                if self.partitions_of(topic.name()).await?.is_none() {
+                    return Err(TopicError::Missing { topic: topic.name().to_owned() });
+                }
+            }
         }
+        self.make_room(topic.name()).await;
+        Ok(())
+    }
+
+    /// Sees that a dead-letter topic takes dead letters whoever made it: its reader may have, who can't know from a name
+    /// what it is for.
+    ///
+    /// A limit that somebody has set is left alone, and so is every topic where the bus is not to create any. Then it is
+    /// said here, not with the first dead letter that does not fit; that one is held, so the subscription may begin.
+    async fn make_room(&self, name: &str) {
+        let wanted = self.dead_letter_bytes;
+        let (limit, is_set) = match self.limit_of(name).await {
+            Ok(Some(entry)) => {
+                let limit = entry.value.and_then(|value| value.parse::<usize>().ok());
+                (limit.unwrap_or(usize::MAX), entry.source == ConfigSource::Topic)
+            }
+            Ok(None) => return,
+            Err(error) => {
+                let error = describe(&error);
+                tracing::warn!(topic = name, wanted, error, "the size limit of a dead-letter topic is not known");
+                return;
+            }
+        };
+        if limit >= wanted {
+            return;
+        }
+        let mut error = None;
+        if self.strategy == TopicStrategy::Create && !is_set {
+            match self.raise_limit(name).await {
+                Ok(()) => {
+                    return tracing::info!(topic = name, limit, wanted, "raised the limit of a dead-letter topic");
+                }
+                Err(refused) => error = Some(describe(&refused)),
+            }
+        }
+        tracing::warn!(
+            topic = name,
+            limit,
+            wanted,
+            error,
+            "a dead letter may be larger than its topic takes, and is then held: raise the topic's max.message.bytes"
+        );
+    }
+
+    async fn limit_of(&self, name: &str) -> Result<Option<ConfigEntry>, RequestError> {
+        let described = self.admin.describe_configs(&[ConfigResource::Topic(name.to_owned())]).await?.pop();
+        let Some((_, entries)) = described else { return Ok(None) };
+        Ok(entries?.into_iter().find(|entry| entry.name == MAX_MESSAGE_BYTES))
+    }
+
+    async fn raise_limit(&self, name: &str) -> Result<(), RequestError> {
+        let change = ConfigChange::Set(self.dead_letter_bytes.to_string());
+        let changes = vec![(MAX_MESSAGE_BYTES.to_owned(), change)];
+        let altered = self.admin.alter_configs(&[(ConfigResource::Topic(name.to_owned()), changes)]).await?;
+        altered.into_iter().try_for_each(|(_, result)| result)
     }
 
     async fn ensure_once(
@@ -114,7 +175,7 @@ impl Topics {
             new = new.replication_factor(replication);
         }
         if let Some(bytes) = message_bytes {
-            new = new.config("max.message.bytes", bytes.to_string());
+            new = new.config(MAX_MESSAGE_BYTES, bytes.to_string());
         }
         match self.admin.create_topic(new).await {
             Ok(_) => tracing::info!(topic = name, "created a topic as its event declares it"),

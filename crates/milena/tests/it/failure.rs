@@ -8,6 +8,7 @@ use milena::{
     Bus, Envelope, FailurePolicy, StopReason, SubscribeError, SubscriptionError, SubscriptionEvent, SubscriptionState,
     Then, TopicStrategy, UnknownTypes,
 };
+use milena_admin::{Admin, ConfigChange, ConfigResource};
 use milena_broker::{Broker, Fault, Rule};
 use milena_client::producer::{Record, RecordHeader};
 use milena_protocol::{ApiKey, ErrorCode};
@@ -213,6 +214,16 @@ fn nearly_too_large(below: usize) -> Envelope {
         .with_source("s")
 }
 
+/// Sets how much the dead-letter topic of the steps takes.
+async fn limit_dead_letters(broker: &Broker, bytes: &str) {
+    let plain = client(broker).await;
+    let topic = ConfigResource::Topic("steps.dead-letters".to_owned());
+    let change = ("max.message.bytes".to_owned(), ConfigChange::Set(bytes.to_owned()));
+    let (_, result) = Admin::new(&plain).alter_configs(&[(topic, vec![change])]).await.unwrap().remove(0);
+    result.unwrap();
+    let _ = plain.close(Duration::from_secs(5)).await;
+}
+
 /// A handler that has much to say about why it fails.
 async fn fails(event: Stepped) -> Result<(), String> {
     if event.thing == "a" { Err("n".repeat(1_000)) } else { Ok(()) }
@@ -234,8 +245,9 @@ async fn an_event_that_only_just_fitted_can_be_dead_lettered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_that_is_too_large_goes_without_its_texts_and_else_is_held_with_the_reason() {
-    // A topic of somebody else's making takes no more than usual.
+    // Somebody has decided that the topic takes no more than usual.
     let broker = Broker::builder().topic("steps", 1).topic("steps.dead-letters", 1).build();
+    limit_dead_letters(&broker, "1048588").await;
     let bus = bus_on(&broker).await;
     let subscription = bus.subscribe(policy(), fails).group("workers").await.unwrap();
     let mut events = subscription.events();
@@ -262,16 +274,54 @@ async fn a_dead_letter_that_is_too_large_goes_without_its_texts_and_else_is_held
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_topic_that_its_reader_makes_takes_what_only_just_fitted() {
-    let broker = Broker::builder().topic("steps", 1).auto_create(false).build();
-    let bus = bus_on(&broker).await;
-    let stop = FailurePolicy::attempts(1).then(Then::Stop);
-    let reader =
-        bus.subscribe(stop, |_: Envelope| async {}).topic("steps.dead-letters").group("readers").await.unwrap();
-    within("ready", reader.ready()).await.unwrap();
-    let subscription = bus.subscribe(policy(), fails).group("workers").await.unwrap();
-    bus.publish_envelope("steps", &nearly_too_large(400)).await.unwrap();
-    within("written", subscription.wait_for(|status| status.counts.dead_lettered == 1)).await.unwrap();
-    let letters = read_all(&broker, "steps.dead-letters").await;
-    assert!(letters[0].headers.iter().any(|(name, _)| name == "__dlq.errors.message"), "with its texts");
-    let _ = bus.close(Duration::from_secs(10)).await;
+    // One's own name tells nobody what the topic is for.
+    for (name, letters_policy) in [("steps.dead-letters", policy()), ("morgue", policy().dead_letter_topic("morgue"))] {
+        let broker = Broker::builder().topic("steps", 1).auto_create(false).build();
+        let bus = bus_on(&broker).await;
+        let stop = FailurePolicy::attempts(1).then(Then::Stop);
+        let reader = bus.subscribe(stop, |_: Envelope| async {}).topic(name).group("readers").await.unwrap();
+        within("ready", reader.ready()).await.unwrap();
+        let subscription = bus.subscribe(letters_policy, fails).group("workers").await.unwrap();
+        bus.publish_envelope("steps", &nearly_too_large(400)).await.unwrap();
+        within("written", subscription.wait_for(|status| status.counts.dead_lettered == 1)).await.unwrap();
+        let letters = read_all(&broker, name).await;
+        assert!(letters[0].headers.iter().any(|(name, _)| name == "__dlq.errors.message"), "with its texts");
+        let _ = bus.close(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_topic_is_not_changed_where_its_limit_is_set_or_topics_are_not_the_bus_s_to_make() {
+    for (strategy, set, expected) in [
+        (TopicStrategy::Create, Some("5000"), "5000"),
+        (TopicStrategy::Validate, None, "1048588"),
+        (TopicStrategy::Ignore, None, "1048588"),
+    ] {
+        let broker = Broker::builder().topic("steps", 4).topic("steps.dead-letters", 1).build();
+        if let Some(limit) = set {
+            limit_dead_letters(&broker, limit).await;
+        }
+        let bus = Bus::builder().embedded(broker.clone()).topic_strategy(strategy).open().await.unwrap();
+        bus.subscribe(policy(), fails).group("workers").await.unwrap();
+        let plain = client(&broker).await;
+        let topic = ConfigResource::Topic("steps.dead-letters".to_owned());
+        let (_, entries) = Admin::new(&plain).describe_configs(&[topic]).await.unwrap().remove(0);
+        let limit = entries.unwrap().into_iter().find(|entry| entry.name == "max.message.bytes").unwrap();
+        assert_eq!(limit.value.as_deref(), Some(expected), "{strategy:?}");
+        let _ = plain.close(Duration::from_secs(5)).await;
+        let _ = bus.close(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_begins_though_nobody_tells_or_raises_the_limit_of_its_dead_letters() {
+    for api in [ApiKey::DescribeConfigs, ApiKey::IncrementalAlterConfigs] {
+        let broker = Broker::builder().topic("steps", 1).topic("steps.dead-letters", 1).build();
+        let bus = bus_on(&broker).await;
+        broker.faults().add(Rule::new(Fault::Error(ErrorCode::TOPIC_AUTHORIZATION_FAILED)).api(api).always());
+        let subscription = within("it begins", bus.subscribe(policy(), fails).group("workers").into_future()).await;
+        within("ready", subscription.unwrap().ready()).await.unwrap();
+        assert!(broker.requests().iter().any(|request| request.api == api), "it has tried");
+        let _ = bus.close(Duration::from_secs(10)).await;
+    }
 }
