@@ -73,6 +73,8 @@ impl Bus {
     /// fetched yet stays in its topic, for the next start.
     ///
     /// Of several calls the earliest deadline holds, and each returns the same report, also when all is closed already.
+    /// It tells of every subscription that the bus has had, those too that were closed, or had stopped, before: what one
+    /// of them left is in it, unless another has read the same topics in the same group since.
     ///
     /// # Cancel safety
     /// Dropped half-way, it goes on in the background.
@@ -88,10 +90,7 @@ impl Bus {
 }
 
 async fn carry_out(inner: Arc<Inner>, mut deadline: Deadline) -> CloseReport {
-    let mut report = CloseReport::default();
-    for part in inner.registry.close_all(&deadline).await {
-        report.add(part);
-    }
+    let mut report = inner.registry.close_all(&deadline).await;
     for producer in [Some(&inner.producer), inner.dead_letters.producer()].into_iter().flatten() {
         let before = producer.metrics();
         let _ = deadline.hurry(|left| producer.close(left)).await;

@@ -1,4 +1,5 @@
-//! The subscriptions of a bus: for closing them all, and for refusing two that would share a topic within one group.
+//! The subscriptions of a bus: for closing them all, for refusing two that would share a topic within one group, and for
+//! what those left that are over.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -11,16 +12,29 @@ use crate::subscription::{CloseReport, Subscription};
 /// Their part of the time that a bus has to close in: dead letters of the last moment are flushed after them.
 const SUBSCRIPTIONS_SHARE: f64 = 0.8;
 
-/// Subscriptions that are not over.
+/// Subscriptions that are not over, or not known to be.
 #[derive(Debug, Default)]
 pub(crate) struct Registry(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     subscriptions: Vec<Subscription>,
+    /// What is told of those that are over and left nothing.
+    ended: CloseReport,
+    /// Those that left something, which no later one has taken up. No more than a bus has groups and topics.
+    leftovers: Vec<Leftover>,
     /// Group and topic of subscriptions that are just being made.
     claims: BTreeSet<(String, String)>,
     is_closed: bool,
+}
+
+/// What a subscription left that is over.
+#[derive(Debug)]
+struct Leftover {
+    group: String,
+    /// Topics of it that nobody of this bus has read in its group since.
+    topics: Vec<String>,
+    report: CloseReport,
 }
 
 /// Group and topics held for a subscription that is being made; released when dropped.
@@ -48,7 +62,7 @@ impl Registry {
         if state.is_closed {
             return Err(Refused::Closed);
         }
-        state.subscriptions.retain(|subscription| !subscription.is_over());
+        state.put_away();
         let names: Vec<_> = topics.iter().map(|topic| (group.to_owned(), topic.clone())).collect();
         for (group, topic) in &names {
             let is_running = state
@@ -77,13 +91,17 @@ impl Registry {
         self.lock().subscriptions.iter().filter(|subscription| !subscription.is_over()).count()
     }
 
-    /// Closes all, side by side, and refuses new ones from now on. The deadline may come nearer meanwhile.
-    pub(crate) async fn close_all(&self, deadline: &Deadline) -> Vec<CloseReport> {
-        let subscriptions = {
+    /// Closes all, side by side, and refuses new ones from now on. The deadline may come nearer meanwhile. Tells of those
+    /// too that were over before.
+    pub(crate) async fn close_all(&self, deadline: &Deadline) -> CloseReport {
+        let (subscriptions, mut report) = {
             let mut state = self.lock();
             state.is_closed = true;
+            state.put_away();
+            let mut before = state.ended;
+            state.leftovers.iter().for_each(|leftover| before.add(leftover.report));
             // Kept: until they are over, they count as running.
-            state.subscriptions.clone()
+            (state.subscriptions.clone(), before)
         };
         let mut closing = JoinSet::new();
         for subscription in subscriptions {
@@ -92,12 +110,38 @@ impl Registry {
                 async move { deadline.hurry(|left| subscription.close(left.mul_f64(SUBSCRIPTIONS_SHARE))).await },
             );
         }
-        closing.join_all().await
+        closing.join_all().await.into_iter().for_each(|part| report.add(part));
+        report
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // No code that holds the lock can leave it half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes out the subscriptions that are over, and keeps what is to be told of them.
+    fn put_away(&mut self) {
+        for over in self.subscriptions.extract_if(.., |subscription| subscription.is_over()) {
+            let (group, topics) = (over.group().to_owned(), over.topics().to_vec());
+            let report = over.last_report();
+            if report.is_complete() {
+                self.ended.add(report);
+            } else {
+                self.leftovers.push(Leftover { group, topics, report });
+            }
+        }
+    }
+
+    /// What was left of `topics` in `group` is handled by whoever reads them now, and is no longer left.
+    fn take_up(&mut self, group: &str, topics: &[String]) {
+        for leftover in self.leftovers.iter_mut().filter(|leftover| leftover.group == group) {
+            leftover.topics.retain(|topic| !topics.contains(topic));
+        }
+        for taken_up in self.leftovers.extract_if(.., |leftover| leftover.topics.is_empty()) {
+            self.ended.add(taken_up.report.counts());
+        }
     }
 }
 
@@ -109,6 +153,7 @@ impl Claim<'_> {
             drop(state);
             return Err(subscription);
         }
+        state.take_up(subscription.group(), subscription.topics());
         state.subscriptions.push(subscription);
         drop(state);
         Ok(())

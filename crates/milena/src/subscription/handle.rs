@@ -56,7 +56,7 @@ pub enum SeekTo {
 #[non_exhaustive]
 #[must_use = "it says whether everything was finished"]
 pub struct CloseReport {
-    /// Events handled with success since the start, by subscriptions that were still open.
+    /// Events handled with success since the start.
     pub handled: u64,
     /// Records dead-lettered since the start.
     pub dead_lettered: u64,
@@ -78,6 +78,11 @@ impl CloseReport {
     pub fn is_complete(&self) -> bool {
         let Self { left, uncommitted, unconfirmed, failed, unclosed, .. } = self;
         [left, uncommitted, unconfirmed, failed, unclosed].iter().all(|count| **count == 0)
+    }
+
+    /// What was done, without what was left.
+    pub(crate) fn counts(&self) -> Self {
+        Self { handled: self.handled, dead_lettered: self.dead_lettered, ..Self::default() }
     }
 
     pub(crate) fn add(&mut self, other: Self) {
@@ -263,12 +268,16 @@ impl Subscription {
     pub async fn close(&self, deadline: Duration) -> CloseReport {
         let limit = deadline.min(LONGEST_CLOSE);
         let asked = self.ask(|reply| Command::Close { limit, reply });
-        let over = match tokio::time::timeout(limit, asked).await {
-            Ok(Ok(report)) => Some(report),
-            Ok(Err(_)) | Err(_) => self.status().report,
-        };
-        let counts = self.status().counts;
-        over.unwrap_or(CloseReport {
+        match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(_)) | Err(_) => self.last_report(),
+        }
+    }
+
+    /// What its end left behind, as far as it is known: of one that runs, or whose task died, no more than its counts.
+    pub(crate) fn last_report(&self) -> CloseReport {
+        let SubscriptionStatus { counts, report, .. } = self.status();
+        report.unwrap_or(CloseReport {
             handled: counts.handled,
             dead_lettered: counts.dead_lettered,
             unclosed: 1,

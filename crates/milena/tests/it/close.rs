@@ -248,3 +248,33 @@ async fn a_close_begins_nothing_that_is_assigned_or_sought_meanwhile() {
     assert_eq!(report.handled as i64, begun, "only what was begun before");
     let _ = first_bus.close(Duration::from_secs(10)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_tells_of_subscriptions_that_were_over_before_until_another_takes_up_what_they_left() {
+    // With a later subscription that has nothing to do with it, and with one that takes it up.
+    for (group, left, handled) in [(None, 1, 1), (Some("others"), 1, 3), (Some("workers"), 0, 2)] {
+        let bus = bus().await;
+        let stop = milena::FailurePolicy::attempts(1).then(milena::Then::Stop);
+        let first = bus
+            .subscribe(stop, |event: Stepped| async move { if event.number == 1 { Err("broken") } else { Ok(()) } })
+            .group("workers")
+            .await
+            .unwrap();
+        bus.publish(&stepped("a", 0)).await.unwrap();
+        within("one", first.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+        bus.publish(&stepped("a", 1)).await.unwrap();
+        within("stopped", first.wait_for(|status| status.state.is_over())).await.unwrap();
+        if let Some(group) = group {
+            let later = bus.subscribe(policy(), |_: Stepped| async {}).group(group).await.unwrap();
+            within("all", later.wait_for(|status| status.counts.handled == handled - 1)).await.unwrap();
+            assert!(within("closed", later.close(Duration::from_secs(10))).await.is_complete());
+            // Whether another subscription was begun since decides nothing.
+            let last = bus.subscribe(policy(), |_: Stepped| async {}).group("third").await.unwrap();
+            within("two more", last.wait_for(|status| status.counts.handled == 2)).await.unwrap();
+        }
+        let report = within("close", bus.close(Duration::from_secs(10))).await;
+        let more = if group.is_some() { 2 } else { 0 };
+        assert_eq!((report.left, report.handled), (left, handled + more), "{group:?}: {report:?}");
+        assert_eq!(report.is_complete(), left == 0, "{group:?}");
+    }
+}
