@@ -174,7 +174,11 @@ impl Routes {
         let handled = handler(attempt.into_context(envelope));
         match catch_panic(handled).await {
             Ok(result) => result.map(|()| Handled::Done),
-            Err(panic) => Err(Failure::panic(panic.as_ref())),
+            Err(panic) => {
+                let failure = Failure::panic(panic.as_ref());
+                discard(panic);
+                Err(failure)
+            }
         }
     }
 }
@@ -204,6 +208,14 @@ impl Attempt {
             epoch: self.epoch,
             cancellation: self.cancellation,
         }
+    }
+}
+
+/// Drops what a panic carried. That is the handler's too, and may panic in its turn.
+fn discard(payload: Box<dyn std::any::Any + Send>) {
+    if let Err(again) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // Dropping that one could go on for ever.
+        std::mem::forget(again);
     }
 }
 

@@ -52,6 +52,7 @@ struct Bench {
     engine: Engine,
     letters: Arc<Mutex<Vec<DeadLetter>>>,
     letters_fail: Arc<AtomicBool>,
+    letters_panic: Arc<AtomicBool>,
     events: tokio::sync::broadcast::Receiver<SubscriptionEvent>,
 }
 
@@ -75,11 +76,15 @@ impl Bench {
         routes.add(handler).unwrap();
         let letters = Arc::new(Mutex::new(Vec::new()));
         let letters_fail = Arc::new(AtomicBool::new(false));
+        let letters_panic = Arc::new(AtomicBool::new(false));
         let writer: DeadLetterWriter = {
             let (letters, letters_fail) = (Arc::clone(&letters), Arc::clone(&letters_fail));
+            let letters_panic = Arc::clone(&letters_panic);
             Arc::new(move |letter| {
                 let (letters, letters_fail) = (Arc::clone(&letters), Arc::clone(&letters_fail));
+                let letters_panic = Arc::clone(&letters_panic);
                 Box::pin(async move {
+                    assert!(!letters_panic.load(Ordering::SeqCst), "the writer broke");
                     if letters_fail.load(Ordering::SeqCst) {
                         return Err("not enough replicas".to_owned());
                     }
@@ -93,7 +98,7 @@ impl Bench {
         let clock = TimeSource::virtual_from(SystemTime::UNIX_EPOCH);
         let mut engine = Engine::new(settings, routes, writer, clock, rng, sender);
         engine.assign(id(), 0, 0);
-        Self { engine, letters, letters_fail, events }
+        Self { engine, letters, letters_fail, letters_panic, events }
     }
 
     fn give(&mut self, records: Vec<RawRecord>) {
@@ -380,4 +385,32 @@ async fn a_record_without_a_key_keeps_its_aggregates_order() {
     bench.give(vec![keyless(0, 1), keyless(1, 2)]);
     bench.run_dry().await;
     assert_eq!(*seen.lock().unwrap(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_whose_payload_panics_when_it_is_dropped_is_a_failure_like_any_other() {
+    struct Spiteful;
+    impl Drop for Spiteful {
+        fn drop(&mut self) {
+            panic!("again");
+        }
+    }
+    let mut bench = Bench::new(dead_letters(), |event: Happened| async move {
+        if event.number == 0 {
+            std::panic::panic_any(Spiteful);
+        }
+    });
+    bench.give(vec![record(0, "a", 0), record(1, "a", 1)]);
+    bench.run_dry().await;
+    assert_eq!((bench.letters.lock().unwrap().len(), bench.engine.counts().handled), (1, 1));
+    assert_eq!((bench.engine.running(), bench.watermark()), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "the writer broke")]
+async fn a_task_of_ours_that_panics_ends_the_engine_instead_of_holding_its_lane_for_ever() {
+    let mut bench = Bench::new(dead_letters(), |_: Happened| async { Err("no stock") });
+    bench.letters_panic.store(true, Ordering::SeqCst);
+    bench.give(vec![record(0, "a", 0)]);
+    bench.run_dry().await;
 }

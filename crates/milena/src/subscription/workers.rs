@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use milena_client::TopicPartition;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::handler::{Attempt, Handled, Routes};
 use crate::lanes::Ticket;
@@ -64,23 +64,30 @@ impl Workers {
 
     /// Waits until a task ends; for ever while there are none.
     ///
+    /// # Panics
+    /// When a task did: its own code, as a handler's panic is caught. Nobody would give its lane free, so the subscription
+    /// had better end, and say so.
+    ///
     /// # Cancel safety
     /// No task is lost when this is dropped.
     pub(super) async fn finished(&mut self) -> Finished {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Ok(finished)) => return self.note(finished),
-                // A task catches its handler's panic, and nobody aborts one but `abort`, which ends the engine.
-                Some(Err(error)) => tracing::error!(%error, "a handler's task ended without a result"),
-                None => std::future::pending::<()>().await,
-            }
+        let finished = match self.tasks.join_next().await {
+            Some(joined) => self.note(joined),
+            None => None,
+        };
+        match finished {
+            Some(finished) => finished,
+            None => std::future::pending().await,
         }
     }
 
     /// Another task that has ended already.
+    ///
+    /// # Panics
+    /// As [`finished`](Self::finished).
     pub(super) fn try_finished(&mut self) -> Option<Finished> {
-        let finished = self.tasks.try_join_next()?.ok()?;
-        Some(self.note(finished))
+        let joined = self.tasks.try_join_next()?;
+        self.note(joined)
     }
 
     /// Ends every task at its next await.
@@ -88,10 +95,16 @@ impl Workers {
         self.tasks.abort_all();
     }
 
-    fn note(&mut self, finished: Finished) -> Finished {
+    /// `None` if the task was aborted: the engine is ended, or the runtime.
+    fn note(&mut self, joined: Result<Finished, JoinError>) -> Option<Finished> {
+        let finished = match joined.map_err(JoinError::try_into_panic) {
+            Ok(finished) => finished,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_aborted)) => return None,
+        };
         if matches!(finished, Finished::Attempt { .. }) {
             self.handlers -= 1;
         }
-        finished
+        Some(finished)
     }
 }
