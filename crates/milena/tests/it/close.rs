@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use milena::{CloseReport, Delivery, SubscriptionState};
-use milena_broker::Broker;
+use milena_broker::{Broker, Fault, Rule};
+use milena_protocol::ApiKey;
 
 use crate::support::*;
 
@@ -164,6 +165,33 @@ async fn of_several_closes_the_nearest_deadline_holds() {
     assert_eq!(report.left, 1);
     assert_eq!(within("the patient one", patient).await.unwrap(), report);
     assert!(started.elapsed() <= Duration::from_secs(5), "took {:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nearer_deadline_holds_for_the_commit_and_for_leaving_the_group_as_well() {
+    for api in [ApiKey::OffsetCommit, ApiKey::LeaveGroup] {
+        let bus = bus().await;
+        let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+        within("ready", subscription.ready()).await.unwrap();
+        let broker = bus.broker().unwrap();
+        broker.faults().add(Rule::new(Fault::Delay(Duration::from_secs(3_600))).api(api).always());
+        bus.publish(&stepped("a", 0)).await.unwrap();
+        within("handled", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+        let patient = tokio::spawn({
+            let subscription = subscription.clone();
+            async move { subscription.close(Duration::from_secs(3_600)).await }
+        });
+        // Time moves on only when nothing is under way: by then it waits for the broker.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(subscription.status().state, SubscriptionState::Closing);
+        let started = tokio::time::Instant::now();
+        let report = within("close", subscription.close(Duration::from_secs(5))).await;
+        assert!(started.elapsed() <= Duration::from_secs(5), "took {:?}", started.elapsed());
+        let uncommitted = usize::from(api == ApiKey::OffsetCommit);
+        assert_eq!((report.handled, report.uncommitted, report.unclosed), (1, uncommitted, 0), "{api:?}");
+        assert_eq!(within("the patient one", patient).await.unwrap(), report);
+        let _ = bus.close(Duration::from_secs(5)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

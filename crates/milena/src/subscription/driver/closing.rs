@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use milena_client::TopicPartition;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use milena_client::{TimeSource, TopicPartition};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Driver, describe};
 use crate::subscription::background::{Background, Commit};
-use crate::subscription::handle::{CloseReport, LONGEST_CLOSE, SubscriptionError};
+use crate::subscription::handle::{CloseReport, Command, LONGEST_CLOSE, SubscriptionError};
 use crate::subscription::status::{StopReason, SubscriptionEvent, SubscriptionState, SubscriptionStatus};
 
 /// The part of a close's time that is for finishing; what follows is for committing and leaving the group.
@@ -28,6 +27,48 @@ pub(super) struct Closing {
     replies: Vec<oneshot::Sender<CloseReport>>,
 }
 
+impl Closing {
+    fn new(now: Instant, limit: Duration, reason: Option<StopReason>) -> Self {
+        let limit = limit.min(LONGEST_CLOSE);
+        let (finish_by, deadline) = (now + limit.mul_f64(FINISHING_SHARE), now + limit.mul_f64(WORKING_SHARE));
+        Self { finish_by, deadline, reason, replies: Vec::new() }
+    }
+
+    /// Of several closes the nearest deadline holds.
+    fn bring_forward(&mut self, now: Instant, limit: Duration) {
+        let other = Self::new(now, limit, None);
+        self.finish_by = self.finish_by.min(other.finish_by);
+        self.deadline = self.deadline.min(other.deadline);
+    }
+
+    /// Does `work` within `share` of the time that is left, also when another close leaves less meanwhile. `None` if it
+    /// was not done by then. Whatever else is asked finds the subscription over.
+    async fn within<F: Future>(
+        &mut self,
+        share: f64,
+        clock: &TimeSource,
+        commands: &mut mpsc::Receiver<Command>,
+        work: F,
+    ) -> Option<F::Output> {
+        let begun = clock.now();
+        tokio::pin!(work);
+        loop {
+            let by = begun + self.deadline.saturating_duration_since(begun).mul_f64(share);
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                Some(command) = commands.recv() => {
+                    if let Command::Close { limit, reply } = command {
+                        self.bring_forward(clock.now(), limit);
+                        self.replies.push(reply);
+                    }
+                }
+                () = tokio::time::sleep_until(by.into()) => return None,
+            }
+        }
+    }
+}
+
 impl Driver {
     /// Begins to close, or brings the close forward that has begun.
     pub(super) fn begin_close(
@@ -36,19 +77,15 @@ impl Driver {
         reason: Option<StopReason>,
         reply: Option<oneshot::Sender<CloseReport>>,
     ) {
-        let (now, limit) = (self.now(), limit.min(LONGEST_CLOSE));
-        let (finish_by, deadline) = (now + limit.mul_f64(FINISHING_SHARE), now + limit.mul_f64(WORKING_SHARE));
-        match &mut self.closing {
-            Some(closing) => {
-                closing.finish_by = closing.finish_by.min(finish_by);
-                closing.deadline = closing.deadline.min(deadline);
-                closing.replies.extend(reply);
-            }
-            None => {
-                self.closing = Some(Closing { finish_by, deadline, reason, replies: reply.into_iter().collect() });
-                self.begin_nothing_more();
-            }
+        let now = self.now();
+        if let Some(closing) = &mut self.closing {
+            closing.bring_forward(now, limit);
+            closing.replies.extend(reply);
+            return;
         }
+        let closing = self.closing.insert(Closing::new(now, limit, reason));
+        closing.replies.extend(reply);
+        self.begin_nothing_more();
     }
 
     fn begin_nothing_more(&mut self) {
@@ -69,21 +106,29 @@ impl Driver {
 
     /// Commits, leaves the group and reports. The engine has finished, or has no time left to.
     pub(super) async fn end(mut self) {
-        let Some(closing) = self.closing.take() else { return };
-        let left_until = |deadline: Instant, now: Instant| deadline.saturating_duration_since(now);
+        let Some(mut closing) = self.closing.take() else { return };
+        let clock = self.client.time().clone();
+        // Listened to until the last: a close may still be brought forward.
+        let mut commands = std::mem::replace(&mut self.commands, mpsc::channel(1).1);
         let counts = self.engine.counts();
         let mut report =
             CloseReport { handled: counts.handled, dead_lettered: counts.dead_lettered, ..CloseReport::default() };
         let mut uncommitted: BTreeMap<TopicPartition, i64> = self.engine.uncommitted_offsets().into_iter().collect();
         report.left = self.engine.abort();
 
-        let left = left_until(closing.deadline, self.client.time().now());
         // At the deadline, what is not acknowledged counts as uncommitted.
-        let _ = timeout(left.mul_f64(0.5), self.commit_the_rest(&mut uncommitted)).await;
+        let rest = self.commit_the_rest(&mut uncommitted);
+        let _ = closing.within(0.5, &clock, &mut commands, rest).await;
         report.uncommitted = uncommitted.len();
         self.revocations.clear();
-        let left = left_until(closing.deadline, self.client.time().now());
-        if let Err(error) = self.consumer.close(left).await {
+        let left = closing.deadline.saturating_duration_since(clock.now());
+        let leaving = closing.within(1.0, &clock, &mut commands, self.consumer.close(left)).await;
+        let left = match leaving {
+            Some(left) => left,
+            // It knows of the deadline that held before, and ends at once by this one.
+            None => self.consumer.close(Duration::ZERO).await,
+        };
+        if let Err(error) = left {
             tracing::warn!(group = self.settings.group, error = describe(&error), "the group was not left in order");
         }
 
@@ -94,7 +139,7 @@ impl Driver {
             }
             None => SubscriptionState::Closed,
         };
-        let Self { status, commands, consumer, engine, background, .. } = self;
+        let Self { status, consumer, engine, background, .. } = self;
         drop((consumer, engine, background));
         status.send_replace(SubscriptionStatus { state, counts, report: Some(report), ..Default::default() });
         // From here on a handle finds the subscription over.
