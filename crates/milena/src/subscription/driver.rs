@@ -138,12 +138,12 @@ impl Driver {
                     // Whatever waited for it would wait for ever: better to end, and say so.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
-                command = self.commands.recv(), if !self.commands.is_closed() || !self.commands.is_empty() => {
-                    match command {
-                        Some(command) => self.handle_command(command),
-                        None => self.begin_close(UNASKED_CLOSE, None, None),
-                    }
-                }
+                command = self.commands.recv(), if self.may_be_told() => match command {
+                    Some(command) => self.handle_command(command),
+                    None if self.closing.is_none() => self.begin_close(UNASKED_CLOSE, None, None),
+                    // It has the time that it was given.
+                    None => {}
+                },
                 event = self.consumer.next(), if !self.is_consumer_closed => match event {
                     Ok(event) => self.handle_event(event),
                     Err(error) => self.handle_error(&error),
@@ -155,6 +155,12 @@ impl Driver {
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
+    }
+
+    /// Whether there is a command, or may be one, or that nobody can give any more is still to be heard: the last handle
+    /// may have gone while this was at something else.
+    fn may_be_told(&self) -> bool {
+        self.closing.is_none() || !self.commands.is_closed() || !self.commands.is_empty()
     }
 
     /// Everything that follows from what has happened and needs no waiting.

@@ -112,6 +112,20 @@ async fn dropping_the_last_bus_closes_its_subscriptions_in_the_background() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_close_that_was_asked_for_keeps_its_time_when_every_handle_is_dropped() {
+    let broker = Broker::builder().topic("steps", 1).build();
+    let bus = bus_on(&broker).await;
+    let slow = |_: Stepped| tokio::time::sleep(Duration::from_secs(60));
+    let subscription = bus.subscribe(policy(), slow).group("workers").await.unwrap();
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    within("it runs", subscription.wait_for(|status| status.running == 1)).await.unwrap();
+    let hour = Duration::from_secs(3_600);
+    assert!(tokio::time::timeout(Duration::from_secs(1), subscription.close(hour)).await.is_err());
+    drop((subscription, bus));
+    until("it is finished and committed", || broker.committed("workers", "steps", 0) == Some(1)).await;
+}
+
 /// A bus whose one handler is running and takes `takes`, or for ever.
 async fn busy(takes: Option<Duration>) -> (milena::Bus, milena::Subscription) {
     let bus = bus().await;

@@ -13,6 +13,7 @@ use crate::subscription::background::{Begin, Commit};
 use crate::subscription::consumer::subscribed_consumer;
 use crate::subscription::engine::{EngineSettings, Order};
 use crate::subscription::handle::SeekTo;
+use crate::subscription::status::SubscriptionState;
 
 /// A driver that nobody runs, and what it tells.
 fn driver(bus: &Bus, consumer: Consumer) -> (Driver, broadcast::Receiver<SubscriptionEvent>) {
@@ -234,4 +235,13 @@ async fn an_offset_that_is_found_clears_the_alarm_of_the_one_that_was_not() {
     assert!(driver.alarms.consumer.contains_key(&Some(partition.clone())));
     driver.handle_found(number_of(&driver).unwrap(), Ok(0));
     assert!(!driver.alarms.consumer.contains_key(&Some(partition.clone())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_whose_last_handle_went_while_it_was_busy_closes() {
+    let (driver, _told, _partition, _bus, _second) = revoking().await;
+    let status = driver.status.subscribe();
+    assert!(driver.commands.is_closed(), "nobody holds the subscription");
+    tokio::time::timeout(Duration::from_secs(60), driver.run()).await.expect("it ends");
+    assert_eq!(status.borrow().state, SubscriptionState::Closed);
 }
