@@ -135,8 +135,11 @@ impl Driver {
                 biased;
                 Some(done) = self.background.join_next(), if !self.background.is_empty() => match done {
                     Ok(done) => self.handle_background(done),
-                    // Whatever waited for it would wait for ever: better to end, and say so.
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    Err(error) => if let Ok(panic) = error.try_into_panic() {
+                        // Whatever waited for it would wait for ever: better to end, and say so. What did not panic
+                        // went with the runtime, and this task is next.
+                        std::panic::resume_unwind(panic);
+                    },
                 },
                 command = self.commands.recv(), if self.may_be_told() => match command {
                     Some(command) => self.handle_command(command),

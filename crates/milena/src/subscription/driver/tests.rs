@@ -245,3 +245,12 @@ async fn a_driver_whose_last_handle_went_while_it_was_busy_closes() {
     tokio::time::timeout(Duration::from_secs(60), driver.run()).await.expect("it ends");
     assert_eq!(status.borrow().state, SubscriptionState::Closed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn work_that_the_runtime_drops_on_its_way_out_is_no_panic_of_the_driver() {
+    let (mut driver, _told, _partition, _bus, _second) = revoking().await;
+    driver.background.spawn(std::future::pending());
+    driver.background.abort_all();
+    tokio::task::yield_now().await;
+    tokio::time::timeout(Duration::from_secs(60), driver.run()).await.expect("nobody holds it, so it closes");
+}
