@@ -117,12 +117,12 @@ impl Connection {
         tracing::debug!(%address, peer = transport.peer, "stream open");
         let max_frame = config.max_frame;
         let shared = Arc::new(Shared::new(address, transport.writer, config));
-        let mut opening = Opening(Some(Self { shared: Arc::clone(&shared) }));
+        let mut opening = Opening { connection: Some(Self { shared: Arc::clone(&shared) }), connector };
         let task = ConnectionTask::new(Arc::clone(&shared), FrameReader::new(transport.reader));
         tasks.spawn("connection", task).map_err(|_| ConnectError::Closed)?;
         let connection = Self { shared };
         let versions = connection.handshake().await?;
-        opening.0 = None;
+        opening.connection = None;
         connection.shared.versions.set(versions).expect("one handshake sets it once");
         connection.shared.state().trust = Trust::Broker { limit: max_frame };
         Ok(connection)
@@ -338,13 +338,17 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Closes a connection whose set-up is dropped or fails.
-struct Opening(Option<Connection>);
+/// Closes a connection whose set-up is dropped or fails, and tells the connector.
+struct Opening<'a> {
+    connection: Option<Connection>,
+    connector: &'a dyn Connector,
+}
 
-impl Drop for Opening {
+impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = &self.0 {
+        if let Some(connection) = &self.connection {
             connection.close();
+            self.connector.led_nowhere(connection.address());
         }
     }
 }

@@ -99,6 +99,7 @@ pub(crate) struct Stage {
     pub(crate) dialed: Mutex<Vec<(BrokerAddress, Instant)>>,
     // How many dials fail before one succeeds.
     pub(crate) refuse: AtomicUsize,
+    led_nowhere: AtomicUsize,
     pipe: usize,
     peers: mpsc::UnboundedSender<Peer>,
 }
@@ -106,8 +107,14 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) fn new(pipe: usize) -> (Arc<Self>, mpsc::UnboundedReceiver<Peer>) {
         let (peers, played) = mpsc::unbounded_channel();
-        let stage =
-            Self { dials: AtomicUsize::new(0), dialed: Mutex::default(), refuse: AtomicUsize::new(0), pipe, peers };
+        let stage = Self {
+            dials: AtomicUsize::new(0),
+            dialed: Mutex::default(),
+            refuse: AtomicUsize::new(0),
+            led_nowhere: AtomicUsize::new(0),
+            pipe,
+            peers,
+        };
         (Arc::new(stage), played)
     }
 }
@@ -128,6 +135,10 @@ impl Connector for Stage {
         let (client, broker) = tokio::io::duplex(self.pipe);
         self.peers.send(Peer { stream: broker }).expect("the test plays the peer");
         Box::pin(async move { Ok(Transport::memory(client, address.to_string())) })
+    }
+
+    fn led_nowhere(&self, _: &BrokerAddress) {
+        self.led_nowhere.fetch_add(1, Relaxed);
     }
 
     fn is_virtual(&self) -> bool {
@@ -170,5 +181,7 @@ where
     let connect = Connection::connect(&*stage, address(), config, &tasks);
     let play = async { script(peers.recv().await.expect("a dial")).await };
     let (outcome, ()) = tokio::join!(connect, play);
+    let told = stage.led_nowhere.load(Relaxed);
+    assert_eq!(told, usize::from(outcome.is_err()), "the connector learns which of its streams leads to no broker");
     outcome
 }
