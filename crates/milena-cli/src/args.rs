@@ -125,6 +125,7 @@ pub(crate) enum TopicsCommand {
     /// Create a topic.
     Create {
         /// Its name.
+        #[arg(value_parser = parse_topic_name)]
         name: String,
         /// How many partitions.
         #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
@@ -139,11 +140,13 @@ pub(crate) enum TopicsCommand {
     /// Describe a topic: partitions, leaders, replicas, offsets, configs that differ from the default.
     Describe {
         /// Its name.
+        #[arg(value_parser = parse_topic_name)]
         name: String,
     },
     /// Delete a topic and all its records.
     Delete {
         /// Its name.
+        #[arg(value_parser = parse_topic_name)]
         name: String,
     },
 }
@@ -210,7 +213,7 @@ pub(crate) struct ProduceArgs {
     #[command(flatten)]
     pub(crate) bootstrap: Bootstrap,
     /// The topic.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = parse_topic_name)]
     pub(crate) topic: String,
     /// What a line of stdin is.
     #[arg(long, value_enum, default_value_t = InputFormat::Jsonl)]
@@ -228,7 +231,7 @@ pub(crate) struct ConsumeArgs {
     #[command(flatten)]
     pub(crate) bootstrap: Bootstrap,
     /// The topic.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = parse_topic_name)]
     pub(crate) topic: String,
     /// Consume as a member of this group; without it all partitions are read. What was printed is committed every three
     /// seconds, when partitions are given up and at the end; never more than that.
@@ -289,7 +292,7 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) bootstrap: OptionalBootstrap,
     /// An existing topic; without it one is made, and deleted however the command ends.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = parse_topic_name)]
     pub(crate) topic: Option<String>,
     /// How many records; 1,000,000 unless given, 10,000 for latency.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -317,7 +320,18 @@ pub(crate) struct BenchArgs {
 fn parse_topic(text: &str) -> Result<(String, u32), String> {
     let (name, partitions) = text.rsplit_once(':').ok_or("expected NAME:PARTITIONS, such as orders:3")?;
     let partitions = partitions.parse().ok().filter(|n| *n > 0).ok_or("PARTITIONS must be a number of 1 or more")?;
-    Ok((name.to_owned(), partitions))
+    Ok((parse_topic_name(name)?, partitions))
+}
+
+/// Kafka's rule. A broker that is asked about such a name answers each time something else, if at all.
+fn parse_topic_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if matches!(text, "." | "..") || !(1..=249).contains(&text.len()) || !text.bytes().all(allowed) {
+        return Err(
+            "a topic's name is 1 to 249 ASCII letters, digits, `.`, `_` and `-`, but not `.` or `..`".to_owned()
+        );
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

@@ -34,6 +34,29 @@ fn wrong_use_is_exit_code_2() {
     }
 }
 
+/// Port 1 is dialled by none of these: it would be refused, and the exit code another.
+#[test]
+fn a_name_that_no_topic_can_have_is_wrong_use_wherever_it_is_given() {
+    let too_long = "x".repeat(250);
+    for name in ["", ".", "..", "no spaces", "a/b", "b\u{fc}cher", &too_long] {
+        for args in [
+            &["topics", "create", name, "-p", "1", "-b", "127.0.0.1:1"][..],
+            &["topics", "describe", name, "-b", "127.0.0.1:1"],
+            &["topics", "delete", name, "-b", "127.0.0.1:1"],
+            &["produce", "-t", name, "-b", "127.0.0.1:1"],
+            &["consume", "-t", name, "-b", "127.0.0.1:1"],
+            &["bench", "produce", "-t", name, "-b", "127.0.0.1:1"],
+            &["broker", "--listen", "127.0.0.1:0", "--topic", &format!("{name}:1")],
+        ] {
+            milena(args).fails(2, &["1 to 249 ASCII letters, digits, `.`, `_` and `-`, but not `.` or `..`"]);
+        }
+    }
+    let cluster = Cluster::start(&["--topic", "...:1"]);
+    let longest = "A.b_c-9".repeat(36)[..249].to_owned();
+    cluster.run(&["topics", "create", &longest, "-p", "1"]).ok();
+    assert_eq!(cluster.run(&["topics", "list"]).ok(), format!("...\n{longest}\n"));
+}
+
 /// One after the other they would take their ten seconds each.
 #[test]
 fn a_wrong_address_is_named_within_its_time_limit() {
