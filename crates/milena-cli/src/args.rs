@@ -169,13 +169,13 @@ pub(crate) enum GroupsCommand {
     /// Describe a group: state, members, assignments, committed offsets and lag.
     Describe {
         /// Its id.
-        #[arg(value_name = "GROUP")]
+        #[arg(value_name = "GROUP", value_parser = parse_group)]
         name: String,
     },
     /// Delete a group that has no members, with its committed offsets.
     Delete {
         /// Its id.
-        #[arg(value_name = "GROUP")]
+        #[arg(value_name = "GROUP", value_parser = parse_group)]
         name: String,
     },
 }
@@ -235,7 +235,7 @@ pub(crate) struct ConsumeArgs {
     pub(crate) topic: String,
     /// Consume as a member of this group; without it all partitions are read. What was printed is committed every three
     /// seconds, when partitions are given up and at the end; never more than that.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = parse_group)]
     pub(crate) group: Option<String>,
     /// Where to begin: `beginning`, `end` or, without --group, an offset; records before it are left out. A group begins
     /// there only where it has committed nothing.
@@ -334,13 +334,21 @@ fn parse_topic_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Kafka's only rule for it.
+fn parse_group(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("a group's id is not empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let mut found = text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT of this machine: {error}"))?;
     found.next().ok_or_else(|| "that host has no address".to_owned())
 }
 
 fn parse_config(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as retention.ms=60000")?;
+    let (key, value) = text
+        .split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .ok_or("expected KEY=VALUE, such as retention.ms=60000")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -358,5 +366,6 @@ fn parse_from(text: &str) -> Result<From, String> {
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).map_err(|_| "expected whole seconds".to_owned())
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| "expected whole seconds, 1 or more".to_owned())
 }

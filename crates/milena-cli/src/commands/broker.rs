@@ -8,6 +8,11 @@ use crate::interrupt::interrupted;
 use crate::stdout;
 
 pub(crate) async fn run(args: BrokerArgs) -> Result<(), Failure> {
+    let port = args.listen.port();
+    if port > 0 && port.checked_add(args.nodes - 1).is_none() {
+        let nodes = args.nodes;
+        return Err(Failure::Usage(format!("{nodes} nodes take {nodes} ports, and from {port} on there are fewer")));
+    }
     let mut builder = Broker::builder().nodes(args.nodes).auto_create(!args.no_auto_create);
     for (name, partitions) in args.topics {
         let partitions = i32::try_from(partitions)

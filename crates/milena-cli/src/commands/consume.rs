@@ -28,13 +28,14 @@ const COMMIT_EVERY: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(args: ConsumeArgs) -> Result<(), Failure> {
-    if args.max == Some(0) {
-        return Ok(());
-    }
     if args.group.is_some() && matches!(args.from, From::Offset(_)) {
         return Err(Failure::Usage("--from OFFSET is for reading without --group: a group has its own offsets".into()));
     }
-    let client = connect::client(args.bootstrap.servers()?).await?;
+    let servers = args.bootstrap.servers()?;
+    if args.max == Some(0) {
+        return Ok(());
+    }
+    let client = connect::client(servers).await?;
     let reset = match args.from {
         From::End => OffsetReset::Latest,
         From::Beginning | From::Offset(_) => OffsetReset::Earliest,
