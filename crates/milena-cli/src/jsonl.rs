@@ -19,6 +19,8 @@ pub enum Encoding {
 /// Why a line is not a record.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
+    #[error("not a JSON record: expected an object such as {{\"value\":\"paid\"}}")]
+    NoObject,
     #[error("not a JSON record: {what} (column {column})")]
     Json { what: String, column: usize },
     #[error("`{field}` is not base64: {source}")]
@@ -109,6 +111,10 @@ pub(crate) fn from_base64(field: &'static str, text: &[u8]) -> Result<Vec<u8>, L
 
 /// Reads one line.
 pub fn parse(line: &str, encoding: Encoding) -> Result<InputRecord, LineError> {
+    // serde takes a struct's fields from an array, too: bare values, in the order in which they stand in the code.
+    if !line.trim_ascii_start().starts_with('{') {
+        return Err(LineError::NoObject);
+    }
     let wire: WireIn = serde_json::from_str(line)?;
     if let Some(partition) = wire.partition.filter(|p| *p < 0) {
         return Err(LineError::Partition(partition));
@@ -212,6 +218,9 @@ mod tests {
             (r#"{"value":"x","partition":-1}"#, "`partition` must be 0 or more, not -1"),
             (r#"{"value":"x","timestamp":-5}"#, "`timestamp` must be 0 or more"),
             ("{", "EOF"),
+            ("not json", "not a JSON record: expected an object such as {\"value\":\"paid\"}"),
+            (r#"[0,7,0,"k","v",[]]"#, "expected an object"),
+            (r#""v""#, "expected an object"),
         ] {
             let error = parse(line, Encoding::Utf8).unwrap_err().to_string();
             assert!(error.contains(says), "{line}: {error}");
