@@ -21,9 +21,13 @@ const CLEAN_UP: Duration = Duration::from_secs(10);
 pub(crate) const PATIENCE: [(&str, &str); 2] =
     [("socket.connection.setup.timeout.ms", "4000"), ("socket.connection.setup.timeout.max.ms", "8000")];
 
+/// The name in the broker's logs. Its length is one that is written as a line feed: the first request has one in it, so
+/// that a server that reads lines, as those of HTTP do, answers at once and is known by its answer.
+pub(crate) const CLIENT_ID: &str = "milena-cli";
+
 pub(crate) async fn client(bootstrap: &str) -> Result<Client, Failure> {
     let wrong = |error: ConfigError| Failure::Usage(error.to_string());
-    let mut builder = Client::builder().bootstrap(bootstrap).map_err(wrong)?.client_id("milena-cli");
+    let mut builder = Client::builder().bootstrap(bootstrap).map_err(wrong)?.client_id(CLIENT_ID);
     for (key, value) in PATIENCE {
         builder = builder.set(key, value).map_err(wrong)?;
     }

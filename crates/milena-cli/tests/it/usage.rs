@@ -1,7 +1,7 @@
 //! Wrong use, wrong addresses, and what the help says.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Instant;
@@ -101,6 +101,27 @@ fn a_port_that_speaks_something_else_is_told_at_once() {
     });
     let started = Instant::now();
     milena(&["topics", "list", "-b", &address]).fails(1, &[&address, "HTTP"]);
+    assert!(started.elapsed().as_secs() < 9, "without waiting for the limit");
+}
+
+/// As most HTTP servers, and the telnet of old, do.
+#[test]
+fn a_port_whose_server_reads_lines_is_told_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let _ = reader.read_until(b'\n', &mut Vec::new());
+            let _ = std::io::Write::write_all(reader.get_mut(), b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let started = Instant::now();
+    let commands = [&["demo"][..], &["topics", "list"], &["consume", "-t", "orders"], &["bench", "produce"]];
+    let tries = commands.map(|args| command(&[args, &["-b", &address]].concat()).spawn().unwrap());
+    for child in tries {
+        end(child).fails(1, &[&address, "not a Kafka broker"]);
+    }
     assert!(started.elapsed().as_secs() < 9, "without waiting for the limit");
 }
 

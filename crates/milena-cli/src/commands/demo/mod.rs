@@ -121,7 +121,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
 
 async fn open(cluster: Option<&str>) -> Result<Bus, Failure> {
     let Some(servers) = cluster else { return Bus::embedded().await.trying("cannot open an embedded bus") };
-    let mut builder = Bus::builder().kafka(servers);
+    let mut builder = Bus::builder().kafka(servers).client_id(connect::CLIENT_ID);
     for (key, value) in connect::PATIENCE {
         builder = builder.set(key, value);
     }
