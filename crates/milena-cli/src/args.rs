@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Topics(TopicsArgs),
     /// List, describe and delete consumer groups.
     Groups(GroupsArgs),
-    /// Produce records from stdin.
+    /// Produce records from stdin, until it ends or Ctrl-C: then what was read is delivered first.
     Produce(ProduceArgs),
     /// Consume records to stdout.
     Consume(ConsumeArgs),

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Stdin};
 use crate::args::{InputFormat, ProduceArgs};
 use crate::connect;
 use crate::failure::{Failure, Trying as _, told};
+use crate::interrupt::interrupted;
 use crate::jsonl::{self, Encoding, InputRecord};
 
 /// How many records may be unacknowledged; the producer's own memory bounds the bytes.
@@ -27,11 +28,19 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<(), Failure> {
         failures: BTreeMap::new(),
         progress: progress(),
     };
-    sender.send_all(&args).await;
+    // Ctrl-C is how one ends an endless input, and nothing failed: a line of which only a part was read is none.
+    let outcome = tokio::select! {
+        () = sender.send_all(&args) => Ok(()),
+        interrupted = interrupted() => interrupted.trying("cannot wait for a signal"),
+    };
     // Whatever stopped the reading, what was read before it is delivered.
-    let failures = sender.finish().await;
+    let failures = tokio::select! {
+        failures = sender.finish() => failures,
+        _ = interrupted() => return Err(Failure::Failed("interrupted before all that was read was acknowledged".into())),
+    };
     connect::close(&client).await;
-    told_all_but_the_last(failures)
+    told_all_but_the_last(failures)?;
+    outcome
 }
 
 /// Each line that is not on the broker is worth a line on stderr, whatever became of the others.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Cluster, command, end, records};
+use crate::support::{Cluster, command, end, records, signal, until};
 
 #[test]
 fn every_part_of_a_record_comes_back_as_it_went() {
@@ -138,4 +138,21 @@ fn a_refused_record_is_news_while_the_input_is_still_open() {
     // Nobody closes its stdin before it has ended.
     end(child).fails(1, &["line 1", "absent"]);
     drop(input);
+}
+
+#[test]
+fn whoever_ends_it_loses_nothing_that_was_read() {
+    let cluster = Cluster::start(&["--topic", "orders:1"]);
+    for (name, count) in [("INT", 1), ("TERM", 2)] {
+        let produce = ["produce", "-t", "orders", "--format", "lines", "-b", &cluster.address];
+        let mut child = command(&produce).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, b"whole\npart").unwrap();
+        until("a record", || cluster.values(&["-t", "orders"]).len() == count);
+        signal(child.id(), name);
+        // Nobody closes its stdin before it has ended.
+        assert_eq!(end(child).ok(), "");
+        drop(input);
+    }
+    assert_eq!(cluster.values(&["-t", "orders"]), ["whole", "whole"]);
 }
