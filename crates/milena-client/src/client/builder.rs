@@ -16,7 +16,7 @@ use crate::clock::{self, TimeSource};
 use crate::config::{ClientConfig, ConfigError};
 use crate::error::{ClientError, RequestError};
 use crate::runtime::{NetworkRuntime, RuntimeChoice};
-use crate::stall;
+use crate::stall::{self, Stakes};
 
 /// Describes a [`Client`]. Only the bootstrap servers are required.
 #[derive(Debug, Default)]
@@ -147,18 +147,20 @@ impl ClientBuilder {
         };
         let metadata = Arc::new(MetadataKeeper::new(keeper, clock.clone(), chance.clone(), pool.clone()));
         let keep = Arc::clone(&metadata).run();
+        let stakes = Stakes::default();
         // A paused clock tells nothing of stalls.
         let spawned = if runtime.is_shared() && !paused {
             // In one task, so that the watch ends with the client.
+            let watch = stall::watch(stakes.clone());
             tasks.spawn("metadata", async {
-                tokio::select! { () = keep => {}, () = stall::watch() => {} }
+                tokio::select! { () = keep => {}, () = watch => {} }
             })
         } else {
             tasks.spawn("metadata", keep)
         };
         spawned.map_err(|_| ClientError::Runtime(Arc::new(RequestError::Closed)))?;
         let coordinators = Coordinators::default();
-        let inner = ClientInner { config, clock, chance, tasks, pool, metadata, coordinators, runtime };
+        let inner = ClientInner { config, clock, chance, tasks, pool, metadata, coordinators, stakes, runtime };
         Ok(Client { handle: Arc::new(Handle { inner: Arc::new(inner) }) })
     }
 }

@@ -29,6 +29,7 @@ use crate::config::ClientConfig;
 use crate::error::RequestError;
 use crate::raw::RawClient;
 use crate::runtime::NetworkRuntime;
+use crate::stall::Stakes;
 
 /// A connection to a Kafka cluster: metadata, connections, coordinators. Clones share it; producers and consumers are
 /// built on one.
@@ -61,6 +62,7 @@ pub(crate) struct ClientInner {
     pub(crate) pool: Pool,
     pub(crate) metadata: Arc<MetadataKeeper>,
     pub(crate) coordinators: Coordinators,
+    pub(crate) stakes: Stakes,
     // Last: the tasks end before the thread that runs them.
     runtime: NetworkRuntime,
 }

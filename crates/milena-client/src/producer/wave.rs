@@ -266,7 +266,9 @@ impl Shared {
         node.in_flight.fetch_add(1, SeqCst);
         let handler = {
             let (shared, node, connection) = (Arc::clone(self), Arc::clone(node), connection.clone());
+            let stake = self.client.stakes.take();
             move |reply| {
+                drop(stake);
                 node.in_flight.fetch_sub(1, SeqCst);
                 shared.answered(node.id, &connection, &sent, reply);
             }

@@ -30,6 +30,7 @@ use crate::consumer::offsets::{Answers, Listed, OffsetAndMetadata};
 use crate::consumer::shared::Shared;
 use crate::consumer::wire::{self, GroupReply};
 use crate::error::RequestError;
+use crate::stall::Stake;
 
 /// Answers that wait to be read; requests under way are far fewer.
 const ANSWERS: usize = 64;
@@ -79,6 +80,8 @@ pub(super) struct Driver {
     /// The client is closed, and nothing more can be said to the group.
     is_stranded: bool,
     questions_failed: u32,
+    /// While it has a membership or partitions to lose by standing still.
+    stake: Option<Stake>,
 }
 
 impl Driver {
@@ -117,6 +120,7 @@ impl Driver {
             closing: None,
             is_stranded: false,
             questions_failed: 0,
+            stake: None,
             shared,
         }
     }
@@ -167,10 +171,21 @@ impl Driver {
         self.drive_membership(now);
         self.ask_for_offsets(now);
         self.start_fetchers();
+        self.raise_stake();
         let membership = self.membership.as_ref().and_then(Membership::next_timeout);
         let questions = self.shared.state().next_question();
         let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
         [membership, self.lane.next_timeout(), questions, closing].into_iter().flatten().min()
+    }
+
+    fn raise_stake(&mut self) {
+        let holds = self.shared.state().positions.iter().next().is_some()
+            || self.membership.as_ref().is_some_and(|membership| membership.generation().is_some());
+        match (holds, &self.stake) {
+            (true, None) => self.stake = Some(self.shared.client.stakes.take()),
+            (false, Some(_)) => self.stake = None,
+            _ => {}
+        }
     }
 
     fn spawn(&mut self, name: &'static str, ask: impl Future<Output = Answer> + Send + 'static) {
