@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::address::BrokerAddress;
-use crate::connection::{ConnectError, Connection, ConnectionConfig};
+use crate::connection::{CloseReason, ConnectError, Connection, ConnectionConfig};
 use crate::task_set::TaskSet;
 use crate::transport::Connector;
 
@@ -100,11 +100,21 @@ enum Slot {
     Open(Connection, Instant),
 }
 
-/// Failed dials in a row, whatever their purpose.
+/// What keeps a broker from being dialled, whatever the purpose.
 #[derive(Default)]
 struct Health {
+    /// Failed dials in a row.
     failures: u32,
     not_before: Option<Instant>,
+    /// It hung up on whom it had just welcomed. A dial that succeeds says nothing against that.
+    hung_up: Option<Instant>,
+}
+
+impl Health {
+    /// The end of the backoff, if it is in one.
+    fn backoff(&self, now: Instant) -> Option<Instant> {
+        self.not_before.max(self.hung_up).filter(|until| now < *until)
+    }
 }
 
 impl Pool {
@@ -153,7 +163,7 @@ impl Pool {
     /// When the broker may be dialled again, if it is in its backoff.
     pub fn backoff(&self, broker: &Broker) -> Option<Instant> {
         let now = Instant::now();
-        self.state().health.get(broker)?.not_before.filter(|until| now < *until)
+        self.state().health.get(broker)?.backoff(now)
     }
 
     /// Requests in flight to a broker, over all its connections; `None` if none is open.
@@ -241,29 +251,19 @@ impl Pool {
         match state.slots.get(&key) {
             Some(Slot::Open(connection, _)) if !connection.is_closed() => return Ok(Step::Open(connection.clone())),
             Some(Slot::Dialing { outcome, .. }) => return Ok(Step::Dialing(outcome.clone())),
-            // A broker that hangs up on whom it has just welcomed is not dialled faster than one that can't be reached.
-            Some(Slot::Open(_, opened)) => {
-                let until = *opened + self.inner.config.reconnect_backoff.initial;
-                if now < until {
-                    let health = state.health.entry(broker.clone()).or_default();
-                    health.not_before = Some(health.not_before.map_or(until, |known| known.max(until)));
-                }
-                state.slots.remove(&key);
-            }
-            None => {}
+            Some(Slot::Open(..)) | None => {}
         }
+        // Whatever the purpose: they come and go, and one that is forgotten without a word would be dialled at once.
+        state.sweep(now, self.inner.config.reconnect_backoff.initial);
         let address = match broker {
             Broker::Bootstrap(address) => address.clone(),
             Broker::Node(node) => {
                 state.addresses.get(node).cloned().ok_or(ConnectError::UnknownBroker { node: *node })?
             }
         };
-        if let Some(until) = state.health.get(broker).and_then(|health| health.not_before).filter(|until| now < *until)
-        {
+        if let Some(until) = state.health.get(broker).and_then(|health| health.backoff(now)) {
             return Ok(Step::Backoff(until));
         }
-        // Purposes of one caller's own come and go; what they leave behind is swept with each dial.
-        state.slots.retain(|_, slot| !matches!(slot, Slot::Open(connection, _) if connection.is_closed()));
         let (report, outcome) = watch::channel(None);
         state.slots.insert(key.clone(), Slot::Dialing { address: address.clone(), outcome: outcome.clone() });
         drop(state);
@@ -310,7 +310,9 @@ impl Pool {
                 return Err(if state.closed { ConnectError::Closed } else { moved(&key.0) });
             }
             Ok(connection) => {
-                state.health.remove(&key.0);
+                if let Some(health) = state.health.get_mut(&key.0) {
+                    (health.failures, health.not_before) = (0, None);
+                }
                 state.slots.insert(key.clone(), Slot::Open(connection.clone(), now));
             }
             Err(_) => {
@@ -331,6 +333,27 @@ fn moved(broker: &Broker) -> ConnectError {
     match broker {
         Broker::Node(node) => ConnectError::UnknownBroker { node: *node },
         Broker::Bootstrap(_) => ConnectError::Closed,
+    }
+}
+
+impl State {
+    /// Forgets the connections that have ended. A broker that hangs up on whom it has just welcomed is not dialled
+    /// faster than one that can't be reached: the pause counts from the welcome.
+    fn sweep(&mut self, now: Instant, pause: Duration) {
+        let Self { slots, health, .. } = self;
+        slots.retain(|(broker, _), slot| match slot {
+            Slot::Open(connection, opened) if connection.is_closed() => {
+                let until = *opened + pause;
+                // One that drains has no reason yet: that is our doing too.
+                let is_ours = connection.close_reason().is_none_or(|reason| matches!(*reason, CloseReason::Closed));
+                if now < until && !is_ours {
+                    let health = health.entry(broker.clone()).or_default();
+                    health.hung_up = health.hung_up.max(Some(until));
+                }
+                false
+            }
+            Slot::Open(..) | Slot::Dialing { .. } => true,
+        });
     }
 }
 

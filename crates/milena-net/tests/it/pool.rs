@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use milena_net::{Broker, BrokerAddress, ConnectError, Connector, Pool, PoolConfig, Purpose, TaskSet};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 
 use crate::peer::{Peer, Stage, request, tasks};
 
@@ -139,6 +140,73 @@ async fn a_broker_that_hangs_up_after_each_welcome_is_not_flooded_with_dials() {
     let dialed = bench.stage.dialed.lock().expect("no panic holds it").iter().map(|dial| dial.1).collect::<Vec<_>>();
     let waits = dialed.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect::<Vec<_>>();
     assert!(waits.len() == 4 && waits.iter().all(|wait| (50..=51).contains(wait)), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_for_another_purpose_or_broker_does_not_shorten_the_pause_after_a_hang_up() {
+    let (bench, mut peers) = bench();
+    bench.pool.update_brokers(BTreeMap::from([(1, broker_address(9092)), (2, broker_address(9093))]));
+    // Hangs up on the first of each two.
+    tokio::spawn(async move {
+        while let Some(mut peer) = peers.recv().await {
+            peer.handshake().await;
+            drop(peer);
+            let Some(mut peer) = peers.recv().await else { return };
+            peer.handshake().await;
+            tokio::spawn(peer.echo());
+        }
+    });
+    let pause = Duration::from_millis(50);
+    for (round, other) in [(Broker::Node(2), Purpose::General), (ONE, Purpose::Produce)].into_iter().enumerate() {
+        let connection = bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
+        let welcomed = Instant::now();
+        connection.closed().await;
+        bench.pool.get(&other.0, other.1).await.expect("a connection");
+        assert!(other.0 != ONE || welcomed.elapsed() >= pause, "{:?} waits with the others", other.1);
+        let dials = 2 * round + 2;
+        assert_eq!(bench.stage.dials.load(Relaxed), dials);
+        if welcomed.elapsed() < pause {
+            assert!(bench.pool.try_get(&ONE, Purpose::General).is_none());
+            assert_eq!(bench.stage.dials.load(Relaxed), dials, "{other:?}: nothing is dialled within the pause");
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_under_way_that_succeeds_does_not_end_the_pause_after_a_hang_up() {
+    let (bench, mut peers) = bench();
+    assert!(bench.pool.try_get(&ONE, Purpose::General).is_none());
+    let mut hangs_up = peers.recv().await.expect("a dial");
+    assert!(bench.pool.try_get(&ONE, Purpose::Produce).is_none());
+    let mut serves = peers.recv().await.expect("another dial");
+    hangs_up.handshake().await;
+    drop(hangs_up);
+    let welcomed = Instant::now();
+    let connection = bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
+    connection.closed().await;
+    assert!(bench.pool.try_get(&ONE, Purpose::General).is_none());
+    assert!(bench.pool.backoff(&ONE).is_some(), "it has hung up");
+
+    serves.handshake().await;
+    bench.pool.get(&ONE, Purpose::Produce).await.expect("the dial that was under way");
+    assert!(bench.pool.try_get(&ONE, Purpose::General).is_none());
+    assert_eq!(bench.stage.dials.load(Relaxed), 2, "within the pause nothing is dialled");
+    echo_all(peers);
+    bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
+    assert!((50..=51).contains(&welcomed.elapsed().as_millis()), "{:?}", welcomed.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_we_closed_ourselves_makes_nobody_wait() {
+    let (bench, peers) = bench();
+    echo_all(peers);
+    let start = Instant::now();
+    let own = bench.pool.get(&ONE, Purpose::Own(1)).await.expect("a connection");
+    own.close();
+    own.closed().await;
+    bench.pool.get(&ONE, Purpose::General).await.expect("a connection");
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
