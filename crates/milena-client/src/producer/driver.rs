@@ -132,7 +132,7 @@ impl Shared {
         }
         state.sweep();
         state.queue.expire(now, &self.queue);
-        let done = state.queue.take_done();
+        let mut done = state.queue.take_done();
         let bump = state.queue.poll_bump();
         match state.next_deadline(&self.queue) {
             Some(at) => self.arm(at, partition, Due::Deadline),
@@ -146,7 +146,16 @@ impl Shared {
         partition.publish(&state);
         let node = self.list(partition, &mut state);
         drop(state);
-        self.fail(late, &ProduceFailure::DeliveryTimeout { limit: timeout, last: None });
+        let no_id = self.no_producer_id();
+        for done in &mut done {
+            // What may have been written was sent: it lacked an answer.
+            if let Some((_, BatchOutcome::Failed(ProduceFailure::DeliveryTimeout { no_producer_id, .. }))) =
+                &mut done.report
+            {
+                no_producer_id.clone_from(&no_id);
+            }
+        }
+        self.fail(late, &ProduceFailure::DeliveryTimeout { limit: timeout, last: None, no_producer_id: no_id });
         if let Some(used) = bump {
             self.bump(used);
         }
@@ -222,6 +231,7 @@ async fn initialize(shared: &Arc<Shared>) {
                     return shared.init_refused(&failure);
                 }
                 tracing::debug!(%error, "no producer id yet");
+                shared.init_delayed(error);
                 if shared.client.metadata.is_stopped() || (shared.ending.load(SeqCst) && !shared.has_work()) {
                     return shared.init_failed();
                 }

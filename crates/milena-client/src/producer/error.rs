@@ -132,7 +132,7 @@ pub enum ProduceError {
         outcome: Outcome,
     },
     /// `delivery.timeout.ms` ran out.
-    #[error("{topic}-{partition}: not acknowledged within `delivery.timeout.ms` of {limit:?}{}", last.map(|name| format!(", last error {name}")).unwrap_or_default())]
+    #[error("{topic}-{partition}: not acknowledged within `delivery.timeout.ms` of {limit:?}{}{}", last.map(|name| format!(", last error {name}")).unwrap_or_default(), if source.is_some() { ", for want of a producer id" } else { "" })]
     DeliveryTimeout {
         /// The topic.
         topic: String,
@@ -144,6 +144,8 @@ pub enum ProduceError {
         last: Option<&'static str>,
         /// What is certain.
         outcome: Outcome,
+        /// Why there was no producer id when it ran out, where that kept the record from being sent.
+        source: Option<Arc<RequestError>>,
     },
     /// A batch sent before the record's was given up while it may have been written. Whether the record was can't be
     /// found out any more: asking could write it twice.
@@ -220,9 +222,11 @@ impl ProduceError {
                 detail: message.map(|message| message.as_ref().to_owned()),
                 outcome,
             },
-            ProduceFailure::DeliveryTimeout { limit, last } => {
+            ProduceFailure::DeliveryTimeout { limit, last, no_producer_id } => {
                 let last = last.map(|code| code.name().unwrap_or("unknown"));
-                Self::DeliveryTimeout { topic, partition, limit, last, outcome }
+                let source =
+                    no_producer_id.and_then(|cause| cause.0.downcast_ref::<RequestError>().cloned()).map(Arc::new);
+                Self::DeliveryTimeout { topic, partition, limit, last, outcome, source }
             }
             ProduceFailure::Unsettled { last } => {
                 Self::Unsettled { topic, partition, last: last.map(|code| code.name().unwrap_or("unknown")) }

@@ -14,7 +14,7 @@ use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
 use milena_core::producer::buffers::BufferPool;
 use milena_core::producer::completion::{BatchOutcome, BatchShare};
 use milena_core::producer::compression_choice::CompressionPolicy;
-use milena_core::producer::failure::ProduceFailure;
+use milena_core::producer::failure::{Cause, ProduceFailure};
 use milena_core::producer::identity::{Identity, ProducerIdentity};
 use milena_core::producer::open_batch::ProducerBatch;
 use milena_core::producer::partition_queue::{Done, Leader, QueueConfig};
@@ -29,6 +29,7 @@ use super::partition::{After, Partition, State};
 use super::timers::{Due, Timers};
 use super::topic::{Topic, is_other};
 use crate::client::ClientInner;
+use crate::error::RequestError;
 
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
@@ -63,6 +64,8 @@ struct Whoami {
     identity: Identity,
     waiting: Vec<Arc<Partition>>,
     needed: bool,
+    /// Why there is none yet, as of the last attempt.
+    trouble: Option<Cause>,
 }
 
 /// FNV-1a, 64 bit: topic names are short, and no order may depend on a random hash.
@@ -348,6 +351,16 @@ impl Shared {
         whoami.needed && whoami.identity.poll_init()
     }
 
+    /// There is no identity yet; it is asked for again.
+    pub(super) fn init_delayed(&self, error: RequestError) {
+        lock(&self.identity).trouble = Some(Cause(Arc::new(error)));
+    }
+
+    /// What has kept the producer from getting an id, if it has none for that reason now.
+    pub(super) fn no_producer_id(&self) -> Option<Cause> {
+        lock(&self.identity).trouble.clone()
+    }
+
     pub(super) fn init_failed(&self) {
         lock(&self.identity).identity.init_failed();
     }
@@ -364,7 +377,11 @@ impl Shared {
     }
 
     pub(super) fn initialized(self: &Arc<Self>, identity: ProducerIdentity) {
-        lock(&self.identity).identity.initialized(identity);
+        {
+            let mut whoami = lock(&self.identity);
+            whoami.identity.initialized(identity);
+            whoami.trouble = None;
+        }
         self.release_waiting();
     }
 

@@ -12,6 +12,7 @@ mod producer_basics;
 mod producer_cancel;
 mod producer_costs;
 mod producer_faults;
+mod producer_identity;
 mod producer_log;
 mod producer_real;
 mod producer_recreated;

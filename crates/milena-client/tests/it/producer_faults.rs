@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use milena_broker::{Broker, Fault, Rule};
-use milena_client::producer::{Acks, Delivery, Outcome, ProduceError, Producer, Record, SendError};
+use milena_client::producer::{Delivery, Outcome, ProduceError, Producer, Record, SendError};
 use milena_client::{Client, ErrorClass};
 use milena_protocol::{ApiKey, ErrorCode};
 
@@ -258,63 +258,6 @@ async fn definite_refusal_is_told_and_costs_no_epoch() {
     assert_eq!((error.error_code(), error.outcome()), (Some(29), Outcome::Failed));
     assert_eq!(send(&producer, 0, 2).await.await.unwrap().offset(), Some(1));
     assert_eq!(producer.metrics().epoch_bumps, 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn producer_id_is_asked_for_until_there_is_one() {
-    let broker = Broker::builder().topic("t", 1).seed(3).build();
-    let init = |fault| Rule::new(fault).api(ApiKey::InitProducerId);
-    broker.faults().add(init(Fault::Error(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)).nth(1));
-    broker.faults().add(init(Fault::DropBeforeApply).nth(2));
-    let client = client(&broker).await;
-    let producer = small_batches(&client);
-    assert_eq!(send(&producer, 0, 0).await.await.unwrap().offset(), Some(0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn producer_id_that_is_refused_for_good_fails_records_at_once_and_by_name() {
-    let broker = Broker::builder().topic("t", 2).seed(3).build();
-    let rule = Rule::new(Fault::Error(ErrorCode::CLUSTER_AUTHORIZATION_FAILED)).api(ApiKey::InitProducerId);
-    let rule = broker.faults().add(rule.always());
-    let client = client(&broker).await;
-    let producer = small_batches(&client);
-    for partition in [0, 0, 1, 0] {
-        let start = tokio::time::Instant::now();
-        let error = soon(send(&producer, partition, 1).await).await.unwrap_err();
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-        assert!(matches!(&error, ProduceError::NoProducerId { code: Some(31), .. }), "{error:?}");
-        assert_eq!((error.error_code(), error.outcome()), (Some(31), Outcome::Failed), "{error}");
-        assert_eq!(error.class(), ErrorClass::InvalidConfiguration);
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "t-{partition}: idempotence needs a producer id, and there is none: producer id from \
-                 embedded-0:9092: the broker answered CLUSTER_AUTHORIZATION_FAILED (31)"
-            )
-        );
-    }
-    // Whoever has got the right meanwhile needs no new producer.
-    broker.faults().remove(rule);
-    soon(send(&producer, 0, 2).await).await.unwrap();
-    assert_eq!(numbers(&client, "t", 0).await, [2]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn broker_without_producer_ids_fails_records_at_once_and_by_name() {
-    let broker = Broker::builder().topic("t", 1).versions(ApiKey::InitProducerId, 99, 99).seed(3).build();
-    let client = client(&broker).await;
-    let producer = small_batches(&client);
-    for _ in 0..3 {
-        let start = tokio::time::Instant::now();
-        let error = soon(send(&producer, 0, 1).await).await.unwrap_err();
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-        assert!(matches!(&error, ProduceError::NoProducerId { code: None, .. }), "{error:?}");
-        assert_eq!((error.class(), error.outcome()), (ErrorClass::InvalidConfiguration, Outcome::Failed));
-        assert!(error.to_string().contains("embedded-0:9092 does not serve InitProducerId"), "{error}");
-    }
-    let plain = Producer::builder(&client).acks(Acks::Leader).build().unwrap();
-    soon(send(&plain, 0, 2).await).await.unwrap();
-    assert_eq!(numbers(&client, "t", 0).await, [2]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Why a batch was not acknowledged, and what Kafka's error codes mean to a producer. Decides nothing by itself: the
 //! partition's queue does.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub enum ProduceFailure {
         limit: Duration,
         /// The broker's last error, if it answered at all.
         last: Option<ErrorCode>,
+        /// What kept the producer from getting an id, if that was missing at the end.
+        no_producer_id: Option<Cause>,
     },
     /// A batch sent before it was given up while it may have been written: whether this one was can't be found out
     /// either.
@@ -58,11 +61,12 @@ impl fmt::Display for ProduceFailure {
         match self {
             Self::Broker { code, message: Some(message) } => write!(f, "the broker answered {code}: {message}"),
             Self::Broker { code, message: None } => write!(f, "the broker answered {code}"),
-            Self::DeliveryTimeout { limit, last: Some(code) } => {
-                write!(f, "not acknowledged within delivery.timeout of {limit:?}, last error {code}")
-            }
-            Self::DeliveryTimeout { limit, last: None } => {
-                write!(f, "not acknowledged within delivery.timeout of {limit:?}")
+            Self::DeliveryTimeout { limit, last, no_producer_id } => {
+                write!(f, "not acknowledged within delivery.timeout of {limit:?}")?;
+                if let Some(code) = last {
+                    write!(f, ", last error {code}")?;
+                }
+                no_producer_id.as_ref().map_or(Ok(()), |cause| write!(f, ", for want of a producer id: {}", cause.0))
             }
             Self::Unsettled { last: Some(code) } => {
                 write!(f, "a batch before it was given up while it may have been written, last error {code}")
@@ -78,6 +82,16 @@ impl fmt::Display for ProduceFailure {
             Self::Closed => f.write_str("the producer was closed before the record was acknowledged"),
             Self::Unsendable(why) => write!(f, "the batch could not be written: {why}"),
         }
+    }
+}
+
+/// An error of whoever drives these machines. It equals itself alone.
+#[derive(Clone, Debug)]
+pub struct Cause(pub Arc<dyn Error + Send + Sync>);
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
