@@ -4,6 +4,7 @@
 mod base;
 mod cluster;
 mod consumer_assigned;
+mod consumer_close;
 mod consumer_group;
 mod consumer_real;
 mod consumer_rig;
