@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use milena_core::metadata::{ClusterSnapshot, Metadata, MetadataConfig, MetadataError, MetadataQuery, TopicMetadata};
 use milena_net::{Broker, BrokerAddress, ConnectError, Pool, Purpose};
-use milena_protocol::ErrorCode;
 use milena_protocol::messages::MetadataRequest;
 use milena_protocol::messages::metadata_request::MetadataRequestTopic;
+use milena_protocol::{ApiKey, ErrorCode};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep_until, timeout};
 
@@ -340,7 +340,16 @@ impl MetadataKeeper {
                 return Err(self.no_connection(broker, limit));
             }
         };
-        let response = connection.request(&request(query), None, limit).await?;
+        // A request that is late closes its connection, and with it the requests of others. Ours is late after a whole
+        // request timeout, as theirs; that we look elsewhere meanwhile is nothing to them.
+        let message = request(query);
+        let response = match timeout(limit, connection.request(&message, None, self.request_timeout)).await {
+            Ok(response) => response?,
+            Err(_) => {
+                let (address, api) = (connection.address().to_string(), ApiKey::Metadata.name());
+                return Err(RequestError::TimedOut { address, api, timeout: limit, written: true });
+            }
+        };
         let now = self.clock.now();
         let taken = self.chance.with(|rng| {
             let mut machine = self.machine();

@@ -117,6 +117,28 @@ async fn a_silent_broker_is_an_error_at_the_api_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_request_is_not_cut_off_because_metadata_is_wanted_from_a_busy_broker() {
+    let broker = Broker::builder().nodes(2).topic("orders", 2).build();
+    let client = client(&broker).await;
+    client.partitions("orders").await.expect("it exists");
+    // A broker answers one request of a connection after the other: no metadata comes within its five seconds.
+    let slow = Rule::new(Fault::Delay(Duration::from_secs(15))).api(ApiKey::ListOffsets).always();
+    let slow = broker.faults().add(slow);
+    let (raw, start) = (client.raw(), Instant::now());
+    let ask = |partition| raw.send(leader("orders", partition), latest("orders", partition));
+    let refresh = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        client.refresh_metadata().await
+    };
+    let (first, second, refreshed) = tokio::join!(ask(0), ask(1), refresh);
+    first.expect("an answer");
+    second.expect("an answer");
+    refreshed.expect("metadata in the end");
+    assert_eq!(broker.faults().hits(slow), 2, "neither was asked again");
+    assert!(start.elapsed() < Duration::from_secs(16), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_that_no_retry_mends_comes_back_at_once() {
     let broker = Broker::builder().topic("orders", 1).build();
     let client = client(&broker).await;
