@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
 use milena_core::producer::completion::BatchOutcome;
-use milena_core::producer::failure::ProduceFailure;
+use milena_core::producer::failure::{Cause, Hindrance, ProduceFailure};
 use milena_core::producer::identity::ProducerIdentity;
 use milena_core::producer::open_batch::OpenBatch;
+use milena_core::producer::partition_queue::Leader;
 use milena_net::Purpose;
 use milena_protocol::ErrorCode;
 use milena_protocol::messages::InitProducerIdRequest;
@@ -145,22 +146,39 @@ impl Shared {
         }
         partition.publish(&state);
         let node = self.list(partition, &mut state);
+        let leader = state.leader;
         drop(state);
-        let no_id = self.no_producer_id();
+        let found = self.hindrance(leader);
         for done in &mut done {
-            // What may have been written was sent: it lacked an answer.
-            if let Some((_, BatchOutcome::Failed(ProduceFailure::DeliveryTimeout { no_producer_id, .. }))) =
-                &mut done.report
+            let Some((_, outcome)) = &mut done.report else { continue };
+            let was_sent = matches!(outcome, BatchOutcome::PossiblyWritten(_));
+            if let BatchOutcome::Failed(failure) | BatchOutcome::PossiblyWritten(failure) = outcome
+                && let ProduceFailure::DeliveryTimeout { hindrance, .. } = failure
             {
-                no_producer_id.clone_from(&no_id);
+                // What was sent had a producer id.
+                *hindrance = found.clone().filter(|(lack, _)| !was_sent || *lack != Hindrance::NoProducerId);
             }
         }
-        self.fail(late, &ProduceFailure::DeliveryTimeout { limit: timeout, last: None, no_producer_id: no_id });
+        self.fail(late, &ProduceFailure::DeliveryTimeout { limit: timeout, last: None, hindrance: found });
         if let Some(used) = bump {
             self.bump(used);
         }
         self.finish(done);
         node
+    }
+
+    /// What keeps batches for `leader` from being sent, if that is known.
+    fn hindrance(&self, leader: Option<Leader>) -> Option<(Hindrance, Option<Cause>)> {
+        if let Some(cause) = self.no_producer_id() {
+            return Some((Hindrance::NoProducerId, Some(cause)));
+        }
+        let Some(leader) = leader else {
+            // Who leads is known, and that nobody does, unless no broker could be asked.
+            let cause = self.client.metadata.last_error().map(|error| Cause(Arc::new(error)));
+            return Some((Hindrance::NoLeader, cause));
+        };
+        let cause = self.node(leader.node).lock().trouble.clone()?;
+        Some((Hindrance::NoConnection, Some(cause)))
     }
 
     fn fail(&self, closing: Vec<Closing>, failure: &ProduceFailure) {

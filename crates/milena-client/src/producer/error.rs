@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milena_core::producer::completion::Completion;
-use milena_core::producer::failure::ProduceFailure;
+use milena_core::producer::failure::{Hindrance, ProduceFailure};
 use milena_protocol::ErrorCode;
 use milena_protocol::record::AppendError;
 
@@ -132,7 +132,7 @@ pub enum ProduceError {
         outcome: Outcome,
     },
     /// `delivery.timeout.ms` ran out.
-    #[error("{topic}-{partition}: not acknowledged within `delivery.timeout.ms` of {limit:?}{}{}", last.map(|name| format!(", last error {name}")).unwrap_or_default(), if source.is_some() { ", for want of a producer id" } else { "" })]
+    #[error("{topic}-{partition}: not acknowledged within `delivery.timeout.ms` of {limit:?}{}{}", last.map(|name| format!(", last error {name}")).unwrap_or_default(), hindrance.map(|lack| format!(", {lack}")).unwrap_or_default())]
     DeliveryTimeout {
         /// The topic.
         topic: String,
@@ -144,7 +144,9 @@ pub enum ProduceError {
         last: Option<&'static str>,
         /// What is certain.
         outcome: Outcome,
-        /// Why there was no producer id when it ran out, where that kept the record from being sent.
+        /// What kept the record from being sent, or sent again, when it ran out.
+        hindrance: Option<Hindrance>,
+        /// Why that was missing.
         source: Option<Arc<RequestError>>,
     },
     /// A batch sent before the record's was given up while it may have been written. Whether the record was can't be
@@ -222,11 +224,11 @@ impl ProduceError {
                 detail: message.map(|message| message.as_ref().to_owned()),
                 outcome,
             },
-            ProduceFailure::DeliveryTimeout { limit, last, no_producer_id } => {
+            ProduceFailure::DeliveryTimeout { limit, last, hindrance } => {
                 let last = last.map(|code| code.name().unwrap_or("unknown"));
-                let source =
-                    no_producer_id.and_then(|cause| cause.0.downcast_ref::<RequestError>().cloned()).map(Arc::new);
-                Self::DeliveryTimeout { topic, partition, limit, last, outcome, source }
+                let (hindrance, cause) = hindrance.map_or((None, None), |(hindrance, cause)| (Some(hindrance), cause));
+                let source = cause.and_then(|cause| cause.0.downcast_ref::<RequestError>().cloned()).map(Arc::new);
+                Self::DeliveryTimeout { topic, partition, limit, last, outcome, hindrance, source }
             }
             ProduceFailure::Unsettled { last } => {
                 Self::Unsettled { topic, partition, last: last.map(|code| code.name().unwrap_or("unknown")) }

@@ -37,6 +37,7 @@ pub use self::delivery::Delivery;
 pub use self::error::{Outcome, ProduceError, SendError};
 pub use self::metrics::ProducerMetrics;
 pub use self::record::{Record, RecordHeader, RecordMetadata};
+pub use milena_core::producer::failure::Hindrance;
 pub use milena_core::producer::partitioner::Partitioner;
 
 use self::driver::Driver;

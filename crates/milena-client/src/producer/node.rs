@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use milena_core::producer::failure::Cause;
 use milena_net::Connection;
 
 use super::partition::Partition;
@@ -37,6 +38,8 @@ pub(super) struct NodeState {
     /// Partitions that may have something to send; each is on at most one list.
     pub(super) ready: Vec<Arc<Partition>>,
     pub(super) connection: Option<Connection>,
+    /// Why there is no connection, since the last attempt failed.
+    pub(super) trouble: Option<Cause>,
     bucket: Bucket,
 }
 
@@ -50,7 +53,7 @@ struct Bucket {
 impl Node {
     pub(super) fn new(id: i32) -> Arc<Self> {
         let bucket = Bucket { tokens: TOKENS_PER_SECOND, filled: None };
-        let state = NodeState { ready: Vec::new(), connection: None, bucket };
+        let state = NodeState { ready: Vec::new(), connection: None, trouble: None, bucket };
         Arc::new(Self {
             id,
             turn: AtomicU8::new(IDLE),
@@ -80,6 +83,15 @@ impl Node {
                 return;
             }
         }
+    }
+
+    /// Keeps the connection for produce requests, if there is one now.
+    pub(super) fn connected(&self, connection: Option<Connection>) {
+        let mut state = self.lock();
+        if connection.is_some() {
+            state.trouble = None;
+        }
+        state.connection = connection;
     }
 
     /// Takes a token.

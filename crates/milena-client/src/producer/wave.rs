@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
 
-use milena_core::producer::failure::ProduceFailure;
+use milena_core::producer::failure::{Cause, ProduceFailure};
 use milena_core::producer::identity::ProducerIdentity;
 use milena_core::producer::partition_queue::{Answer, Blocked, Ticket};
 use milena_net::{Broker, Connection, Purpose, RequestFrame};
@@ -19,6 +19,7 @@ use super::partition::Partition;
 use super::seal::{self, Later};
 use super::shared::{Shared, lock};
 use super::timers::Due;
+use crate::error::RequestError;
 
 /// The first version that names topics by id (KIP-516).
 const FIRST_WITH_TOPIC_IDS: i16 = 13;
@@ -168,7 +169,7 @@ impl Shared {
             return Some(connection);
         }
         let found = self.client.pool.try_get(&Broker::Node(node.id), Purpose::Produce);
-        node.lock().connection.clone_from(&found);
+        node.connected(found.clone());
         if found.is_none() && !node.connecting.swap(true, SeqCst) {
             let (shared, node) = (Arc::clone(self), Arc::clone(node));
             let task = async move { shared.connect(&node).await };
@@ -197,9 +198,10 @@ impl Shared {
         loop {
             let outcome = self.client.pool.get(&Broker::Node(node.id), Purpose::Produce).await;
             match outcome {
-                Ok(connection) => node.lock().connection = Some(connection),
+                Ok(connection) => node.connected(Some(connection)),
                 Err(error) => {
                     tracing::debug!(node = node.id, %error, "no connection for produce requests");
+                    node.lock().trouble = Some(Cause(Arc::new(RequestError::from(error))));
                     self.client.metadata.request_refresh();
                     if !node.lock().ready.is_empty() && !self.client.metadata.is_stopped() {
                         let wait = self.queue.retry.delay(0, &mut lock(&self.rng));

@@ -1,14 +1,16 @@
-//! The producer id that idempotence needs: asked for until there is one, and named by records that fail for want of it.
+//! What a producer lacks that can't send: an id, a leader, a connection. It is asked for until it is there, and named by
+//! records that fail for want of it.
 
 use std::error::Error as _;
 use std::time::Duration;
 
 use milena_broker::{Broker, Fault, Rule};
-use milena_client::producer::{Acks, Delivery, Outcome, ProduceError, Producer, Record, RecordMetadata};
-use milena_client::{ErrorClass, RequestError};
+use milena_client::producer::{Acks, Delivery, Hindrance, Outcome, ProduceError, Producer, Record, RecordMetadata};
+use milena_client::{Client, ErrorClass, RequestError};
 use milena_protocol::{ApiKey, ErrorCode};
 use tokio::time::{Instant, timeout};
 
+use crate::base::links::{Links, Route};
 use crate::producer_log::{client, numbers};
 
 async fn send(producer: &Producer, partition: i32, number: u32) -> Delivery {
@@ -124,5 +126,50 @@ async fn record_that_runs_out_of_time_for_want_of_a_producer_id_says_why_there_i
     broker.remove_leader("t", 0).unwrap();
     client.refresh_metadata().await.unwrap();
     let error = soon(send(&producer, 0, 42).await).await.unwrap_err();
-    assert!(matches!(error, ProduceError::DeliveryTimeout { .. }) && error.source().is_none(), "{error:?}");
+    let no_leader = Some(Hindrance::NoLeader);
+    assert!(matches!(error, ProduceError::DeliveryTimeout { hindrance, .. } if hindrance == no_leader), "{error:?}");
+    assert!(error.source().is_none() && error.to_string().contains("for want of a leader: check that"), "{error}");
+}
+
+/// What a record of `producer` lacked that ran out of time, and the address that its error names.
+async fn want_of(producer: &Producer, number: u32) -> (Hindrance, String) {
+    let error = soon(send(producer, 0, number).await).await.unwrap_err();
+    let ProduceError::DeliveryTimeout { hindrance: Some(hindrance), source, .. } = &error else { panic!("{error:?}") };
+    assert!(error.to_string().starts_with("t-0: not acknowledged within `delivery.timeout.ms` of 10s, "), "{error}");
+    assert!(error.to_string().contains(": check that"), "what to do: {error}");
+    (*hindrance, source.as_ref().map(ToString::to_string).unwrap_or_default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn record_that_runs_out_of_time_says_where_its_leader_was_and_what_to_check() {
+    let broker = Broker::builder().nodes(2).topic("t", 1).seed(3).build();
+    let leader = broker.leader("t", 0).unwrap().unwrap();
+    let links = Links::new(&broker);
+    let bootstrap = Client::builder().bootstrap("embedded-0:9092,embedded-1:9092").unwrap();
+    let client = bootstrap.connector(std::sync::Arc::clone(&links) as _).build().await.unwrap();
+    let producer = Producer::builder(&client)
+        .delivery_timeout(Duration::from_secs(10))
+        .request_timeout(Duration::from_secs(9))
+        .build()
+        .unwrap();
+    let address = format!("embedded-{leader}");
+    links.route(&address, Route::Refused);
+    let (hindrance, named) = want_of(&producer, 0).await;
+    assert!(hindrance == Hindrance::NoConnection && named.contains(&address), "{hindrance:?} {named}");
+
+    // Once it is reached that is no reason any more.
+    links.route(&address, Route::Node(broker.clone(), if leader == 0 { "embedded-0" } else { "embedded-1" }));
+    soon(send(&producer, 0, 1).await).await.unwrap();
+    let refusal = Rule::new(Fault::Error(ErrorCode::NOT_ENOUGH_REPLICAS)).api(ApiKey::Produce).always();
+    let refusal = broker.faults().add(refusal);
+    let error = soon(send(&producer, 0, 2).await).await.unwrap_err();
+    assert!(matches!(&error, ProduceError::DeliveryTimeout { hindrance: None, last: Some(_), .. }), "{error:?}");
+    broker.faults().remove(refusal);
+
+    // Nobody is left who could say who leads.
+    for node in 0..2 {
+        broker.stop_node(node).await.unwrap();
+    }
+    let (hindrance, named) = want_of(&producer, 3).await;
+    assert!(hindrance != Hindrance::NoProducerId && named.contains("embedded-"), "{hindrance:?} {named}");
 }

@@ -25,8 +25,8 @@ pub enum ProduceFailure {
         limit: Duration,
         /// The broker's last error, if it answered at all.
         last: Option<ErrorCode>,
-        /// What kept the producer from getting an id, if that was missing at the end.
-        no_producer_id: Option<Cause>,
+        /// What kept it from being sent, or sent again, at the end, if that is known; and why.
+        hindrance: Option<(Hindrance, Option<Cause>)>,
     },
     /// A batch sent before it was given up while it may have been written: whether this one was can't be found out
     /// either.
@@ -61,12 +61,16 @@ impl fmt::Display for ProduceFailure {
         match self {
             Self::Broker { code, message: Some(message) } => write!(f, "the broker answered {code}: {message}"),
             Self::Broker { code, message: None } => write!(f, "the broker answered {code}"),
-            Self::DeliveryTimeout { limit, last, no_producer_id } => {
+            Self::DeliveryTimeout { limit, last, hindrance } => {
                 write!(f, "not acknowledged within delivery.timeout of {limit:?}")?;
                 if let Some(code) = last {
                     write!(f, ", last error {code}")?;
                 }
-                no_producer_id.as_ref().map_or(Ok(()), |cause| write!(f, ", for want of a producer id: {}", cause.0))
+                match hindrance {
+                    None => Ok(()),
+                    Some((hindrance, None)) => write!(f, ", {hindrance}"),
+                    Some((hindrance, Some(cause))) => write!(f, ", {hindrance}: {}", cause.0),
+                }
             }
             Self::Unsettled { last: Some(code) } => {
                 write!(f, "a batch before it was given up while it may have been written, last error {code}")
@@ -82,6 +86,28 @@ impl fmt::Display for ProduceFailure {
             Self::Closed => f.write_str("the producer was closed before the record was acknowledged"),
             Self::Unsendable(why) => write!(f, "the batch could not be written: {why}"),
         }
+    }
+}
+
+/// What a batch lacks that can't be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hindrance {
+    /// A producer id, which idempotence needs.
+    NoProducerId,
+    /// A leader of its partition.
+    NoLeader,
+    /// A connection to the leader of its partition.
+    NoConnection,
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoProducerId => "for want of a producer id",
+            Self::NoLeader => "for want of a leader: check that the brokers with the partition's replicas run",
+            Self::NoConnection => "for want of a connection to its leader: check that it runs, and the network to it",
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod bootstrap;
 mod close;
-mod links;
+pub(crate) mod links;
 mod metadata;
 mod real;
 mod routing;

@@ -273,7 +273,7 @@ impl<B: QueuedBatch> PartitionQueue<B> {
     pub fn expire(&mut self, now: Instant, config: &QueueConfig) {
         let overdue = self.batches.iter().take_while(|entry| entry.created + config.delivery_timeout <= now).count();
         let limit = config.delivery_timeout;
-        self.report(overdue, |last| ProduceFailure::DeliveryTimeout { limit, last, no_producer_id: None });
+        self.report(overdue, |last| ProduceFailure::DeliveryTimeout { limit, last, hindrance: None });
         self.bury(config);
     }
 
