@@ -124,6 +124,9 @@ impl Broker {
     /// Listens on TCP: one address per node, in their order. With port 0 the system picks the ports; with another one
     /// the nodes take that port and the next ones. Clients that come this way are told these addresses.
     ///
+    /// The caller's runtime accepts and serves them, as [`Broker::start_node`]'s does for a node that it starts: it has
+    /// to outlive the clients. An in-memory link, by contrast, is served by the runtime of whoever opened it.
+    ///
     /// # Errors
     /// What resolving or binding the address gave.
     pub async fn listen(&self, address: &str) -> io::Result<Vec<SocketAddr>> {

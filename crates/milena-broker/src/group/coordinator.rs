@@ -2,18 +2,19 @@
 //!
 //! [`Group`] decides; this file only keeps the way back of each parked answer and calls the group when its time has
 //! come. Groups belong to the cluster, not to a node: which node may be asked is for the API handlers to check.
+//!
+//! **Nothing runs by itself here.** Whoever waits for a group's answer keeps its time, and whoever looks at a group first
+//! lets it catch up, limit by limit, each at its own instant. A task that kept the time would belong to the runtime of
+//! the caller that happened to start it, and no session would end any more once that one is gone or rests; one broker may
+//! well be shared by the runtimes of several tests.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::MutexGuard, time::Duration};
 
 use bytes::Bytes;
 use milena_protocol::ErrorCode;
 use tokio::{
     sync::{Notify, oneshot},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -60,25 +61,16 @@ pub(crate) struct Caller<'a> {
 }
 
 /// The groups of one broker.
-///
-/// Their time limits are kept by a task that lives only while there are any: a broker may be built outside of a runtime.
 #[derive(Debug)]
 pub(crate) struct Groups {
     config: GroupConfig,
-    state: Arc<Lock<State>>,
-    /// A time limit may have moved nearer, or the broker is gone.
-    timers_moved: Arc<Notify>,
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        self.timers_moved.notify_one();
-    }
+    state: Lock<State>,
+    /// A time limit may have moved nearer: those who wait look again.
+    timers_moved: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    timer_runs: bool,
     groups: BTreeMap<String, Group>,
     parked: BTreeMap<Ticket, oneshot::Sender<GroupReply>>,
     next_ticket: u64,
@@ -103,19 +95,17 @@ impl State {
         }
     }
 
-    fn next_timeout(&self) -> Option<Instant> {
-        self.groups.values().filter_map(Group::next_timeout).min()
+    fn next_timeout(&self, group_id: &str) -> Option<Instant> {
+        self.groups.get(group_id)?.next_timeout()
     }
 
-    fn expire(&mut self, now: Instant) {
-        let is_due = |group: &Group| group.next_timeout().is_some_and(|at| at <= now);
-        let due: Vec<String> =
-            self.groups.iter().filter(|(_, group)| is_due(group)).map(|(id, _)| id.clone()).collect();
-        for id in due {
-            if let Some(group) = self.groups.get_mut(&id) {
-                group.handle_timeout(now);
+    /// Lets every time limit of the group come that is over, each at the instant it was due.
+    fn catch_up(&mut self, group_id: &str, now: Instant) {
+        while let Some(due) = self.next_timeout(group_id).filter(|due| *due <= now) {
+            if let Some(group) = self.groups.get_mut(group_id) {
+                group.handle_timeout(due);
             }
-            self.deliver(&id);
+            self.deliver(group_id);
         }
     }
 }
@@ -130,14 +120,21 @@ impl Groups {
             max_size: usize::try_from(config.int("group.max.size")).unwrap_or(usize::MAX),
             max_offset_metadata_bytes: usize::try_from(config.int("offset.metadata.max.bytes")).unwrap_or(0),
         };
-        Self { config, state: Arc::default(), timers_moved: Arc::default() }
+        Self { config, state: Lock::default(), timers_moved: Notify::new() }
+    }
+
+    /// The state, with this group as it is by now.
+    fn at_present(&self, group_id: &str) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        state.catch_up(group_id, Instant::now());
+        state
     }
 
     /// Answers when the join phase is over, or at once with an error. `id_suffix` makes a new member's id unique.
     pub(crate) async fn join(&self, group_id: &str, join: Join, id_suffix: &str) -> JoinReply {
         let member_id = join.member_id.clone();
         let receiver = {
-            let mut state = self.state.lock();
+            let mut state = self.at_present(group_id);
             if !join.member_id.is_empty() && !state.groups.contains_key(group_id) {
                 return JoinReply::error(ErrorCode::UNKNOWN_MEMBER_ID, &member_id);
             }
@@ -149,18 +146,17 @@ impl Groups {
             state.deliver(group_id);
             receiver
         };
-        self.timers_may_have_moved();
-        match receiver.await {
-            Ok(GroupReply::Join(reply)) => reply,
-            // The broker is shutting down while the answer is parked.
-            Ok(GroupReply::Sync(_)) | Err(_) => JoinReply::error(ErrorCode::NOT_COORDINATOR, &member_id),
+        self.timers_moved.notify_waiters();
+        match self.answer(group_id, receiver).await {
+            Some(GroupReply::Join(reply)) => reply,
+            Some(GroupReply::Sync(_)) | None => JoinReply::error(ErrorCode::NOT_COORDINATOR, &member_id),
         }
     }
 
     /// Answers when the leader's assignment is there, or at once with an error.
     pub(crate) async fn sync(&self, group_id: &str, sync: Sync) -> SyncReply {
         let receiver = {
-            let mut state = self.state.lock();
+            let mut state = self.at_present(group_id);
             let (ticket, receiver) = state.park();
             let Some(group) = state.groups.get_mut(group_id) else {
                 state.parked.remove(&ticket);
@@ -170,10 +166,33 @@ impl Groups {
             state.deliver(group_id);
             receiver
         };
-        self.timers_may_have_moved();
-        match receiver.await {
-            Ok(GroupReply::Sync(reply)) => reply,
-            Ok(GroupReply::Join(_)) | Err(_) => SyncReply::error(ErrorCode::NOT_COORDINATOR),
+        self.timers_moved.notify_waiters();
+        match self.answer(group_id, receiver).await {
+            Some(GroupReply::Sync(reply)) => reply,
+            Some(GroupReply::Join(_)) | None => SyncReply::error(ErrorCode::NOT_COORDINATOR),
+        }
+    }
+
+    /// Waits for a parked answer, and meanwhile keeps the group's time. `None` if the group has forgotten the asker.
+    async fn answer(&self, group_id: &str, mut receiver: oneshot::Receiver<GroupReply>) -> Option<GroupReply> {
+        loop {
+            let moved = self.timers_moved.notified();
+            tokio::pin!(moved);
+            // Enrolled before the look: what moves between the two still wakes us.
+            moved.as_mut().enable();
+            let next = self.at_present(group_id).next_timeout(group_id);
+            let due = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                reply = &mut receiver => return reply.ok(),
+                () = due => {}
+                () = moved => {}
+            }
         }
     }
 
@@ -236,7 +255,9 @@ impl Groups {
     }
 
     pub(crate) fn list(&self) -> Vec<GroupListing> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        let (ids, now): (Vec<String>, _) = (state.groups.keys().cloned().collect(), Instant::now());
+        ids.iter().for_each(|id| state.catch_up(id, now));
         let listing = |(id, group): (&String, &Group)| GroupListing {
             id: id.clone(),
             protocol_type: group.protocol_type().to_owned(),
@@ -246,7 +267,7 @@ impl Groups {
     }
 
     pub(crate) fn describe(&self, group_id: &str) -> Option<GroupDescription> {
-        let state = self.state.lock();
+        let state = self.at_present(group_id);
         let group = state.groups.get(group_id)?;
         // As Kafka: subscriptions are told only while they are agreed on.
         let stable = group.state() == GroupState::Stable;
@@ -267,7 +288,7 @@ impl Groups {
     }
 
     pub(crate) fn delete(&self, group_id: &str) -> ErrorCode {
-        let mut state = self.state.lock();
+        let mut state = self.at_present(group_id);
         match state.groups.get(group_id).map(Group::state) {
             None => ErrorCode::GROUP_ID_NOT_FOUND,
             Some(GroupState::Empty) => {
@@ -285,45 +306,13 @@ impl Groups {
 
     fn with<T>(&self, group_id: &str, act: impl FnOnce(&mut Group, Instant) -> T) -> Option<T> {
         let result = {
-            let mut state = self.state.lock();
+            let mut state = self.at_present(group_id);
             let group = state.groups.get_mut(group_id)?;
             let result = act(group, Instant::now());
             state.deliver(group_id);
             result
         };
-        self.timers_may_have_moved();
+        self.timers_moved.notify_waiters();
         Some(result)
-    }
-
-    /// Wakes the task that keeps the time limits, or starts it. Called from handlers only, so a runtime is there.
-    fn timers_may_have_moved(&self) {
-        {
-            let mut state = self.state.lock();
-            if !state.timer_runs && state.next_timeout().is_some() {
-                state.timer_runs = true;
-                tokio::spawn(keep_time(Arc::downgrade(&self.state), Arc::clone(&self.timers_moved)));
-                return;
-            }
-        }
-        self.timers_moved.notify_one();
-    }
-}
-
-/// Ends sessions and phases in time. Ends when no time limit is left, or the broker is gone.
-async fn keep_time(state: Weak<Lock<State>>, timers_moved: Arc<Notify>) {
-    loop {
-        let next = {
-            let Some(state) = state.upgrade() else { return };
-            let mut state = state.lock();
-            state.expire(Instant::now());
-            let next = state.next_timeout();
-            state.timer_runs = next.is_some();
-            next
-        };
-        let Some(at) = next else { return };
-        tokio::select! {
-            () = tokio::time::sleep_until(at) => {}
-            () = timers_moved.notified() => {}
-        }
     }
 }

@@ -5,6 +5,7 @@ mod client;
 mod connections;
 mod faults;
 mod fetch;
+mod groups;
 mod metadata;
 mod nodes;
 mod offsets;
