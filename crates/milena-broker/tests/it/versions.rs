@@ -1,4 +1,6 @@
-//! Every version of every API that is served is decoded and answered in that version.
+//! Every version of every API that is served is decoded and answered in that version. Those of groups: `group_versions`.
+
+use std::ops::RangeInclusive;
 
 use milena_broker::Broker;
 use milena_protocol::{
@@ -23,8 +25,8 @@ use crate::client::{
     Client, fetch_request, metadata_request, only_fetched, only_partition, plain, produce_request, values,
 };
 
-/// Asks in every version offered; `request` makes the request for a version, `check` judges the answer.
-async fn each<R: Request>(client: &mut Client, request: impl Fn(i16) -> R, check: impl Fn(i16, R::Response)) {
+/// The versions of an API that are offered, and that its messages have.
+pub(crate) async fn offered<R: Request>(client: &mut Client) -> RangeInclusive<i16> {
     let software: StrBytes = "it".into();
     let ask = ApiVersionsRequest {
         client_software_name: software.clone(),
@@ -35,7 +37,12 @@ async fn each<R: Request>(client: &mut Client, request: impl Fn(i16) -> R, check
     let api: ApiKey = R::API_KEY;
     let range = offered.api_keys.iter().find(|key| key.api_key == i16::from(api)).expect("it is served");
     // Produce is claimed from version 0 and served from 3, as in Kafka.
-    for version in range.min_version.max(R::VERSIONS.min)..=range.max_version {
+    range.min_version.max(R::VERSIONS.min)..=range.max_version
+}
+
+/// Asks in every version offered; `request` makes the request for a version, `check` judges the answer.
+async fn each<R: Request>(client: &mut Client, request: impl Fn(i16) -> R, check: impl Fn(i16, R::Response)) {
+    for version in offered::<R>(client).await {
         check(version, client.call(version, &request(version)).await);
     }
 }
