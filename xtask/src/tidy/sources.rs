@@ -1,5 +1,5 @@
-//! What must not stand in our sources: clocks where time is an argument, queues without a bound, unfinished work, files
-//! and modules that hold everything.
+//! What our sources must be: without words that stand for a broken rule, without unfinished work, without files and
+//! modules that hold everything, under the lints of the workspace.
 
 use std::fs;
 use std::path::Path;
@@ -9,22 +9,9 @@ use cargo_metadata::Metadata;
 
 use super::Findings;
 use super::source::Source;
+use super::words;
 use crate::host;
 use crate::host::Outcome;
-
-/// Words that must not stand in the code of the named crates (all crates, if none is named), tests apart, and what to do
-/// instead.
-const NEVER: [(&[&str], &str, &str); 9] = [
-    (&[], "unbounded_channel", "a queue has a bound"),
-    (&[], "mpsc::channel()", "std's queue has no bound; use sync_channel"),
-    (&[], "todo!", "finish it, or leave it out"),
-    (&[], "unimplemented!", "finish it, or leave it out"),
-    (&["milena-protocol", "milena-core"], "Instant::now", "time is an argument"),
-    (&["milena-protocol", "milena-core"], "SystemTime::now", "time is an argument"),
-    (&["milena-protocol", "milena-core"], "async fn", "nothing here waits"),
-    (&["milena-protocol", "milena-core"], "thread::spawn", "nothing here runs by itself"),
-    (&["milena-protocol", "milena-core"], "fastrand::Rng::new", "randomness is an argument"),
-];
 
 /// The only tests that read where a real Kafka is, for all others of their crate: they fail where they aren't told, and
 /// so does whatever asks them. A test that looked for itself could pass without having tested anything.
@@ -51,6 +38,12 @@ pub(super) fn check(metadata: &Metadata, findings: &mut Findings) -> Outcome {
     for package in metadata.workspace_packages() {
         let Some(folder) = package.manifest_path.parent() else { continue };
         let name = package.name.as_str();
+        if !is_under_lints(&fs::read_to_string(&package.manifest_path)?) {
+            findings.error(format!(
+                "{} doesn't say workspace = true under [lints]",
+                shown(package.manifest_path.as_std_path())
+            ));
+        }
         let published = package.publish.as_ref().is_none_or(|registries| !registries.is_empty());
         if published && folder.file_name() != Some(name) {
             findings.error(format!("{name} lies in {folder}: folder and crate have one name"));
@@ -113,6 +106,13 @@ fn test_modules(files: &[PathBuf]) -> Outcome<Vec<PathBuf>> {
     Ok(modules)
 }
 
+/// Whether a manifest takes the lints of the workspace, without which `unwrap` and `unsafe` pass in its crate.
+fn is_under_lints(manifest: &str) -> bool {
+    let mut sections = manifest.split("\n[").filter_map(|section| section.split_once("]\n"));
+    let lints = sections.find(|(name, _)| *name == "lints");
+    lints.is_some_and(|(_, body)| body.lines().any(|line| line.replace(' ', "") == "workspace=true"))
+}
+
 fn check_forbids_unsafe(root: &Path, findings: &mut Findings) -> Outcome {
     let code = Source::parse(&fs::read_to_string(root)?).code;
     if !code.iter().any(|line| line.contains("#![forbid(unsafe_code)]")) {
@@ -162,10 +162,9 @@ fn check_file(package: &str, file: &Path, is_test: bool, findings: &mut Findings
     }
     for (line, (code, comment)) in source.code.iter().zip(&source.comments).enumerate() {
         let place = format!("{name}:{}", line + 1);
-        for (packages, word, instead) in NEVER {
-            let applies = packages.is_empty() || packages.contains(&package);
-            if applies && code.contains(word) && !is_test(line) {
-                findings.error(format!("{place}: {word}: {instead}"));
+        if !is_test(line) {
+            for (what, instead) in words::forbidden(package, code) {
+                findings.error(format!("{place}: {what}: {instead}"));
             }
         }
         for word in UNFINISHED.iter().filter(|word| comment.contains(**word)) {
@@ -188,6 +187,14 @@ fn asks_for_kafka<'a>(text: &str, source: &'a Source) -> impl Iterator<Item = us
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crate_that_takes_no_lints_is_seen() {
+        assert!(is_under_lints("[package]\nname = \"x\"\n\n[lints]\nworkspace = true\n\n[features]\n"));
+        assert!(!is_under_lints("[package]\nversion.workspace = true\n"));
+        assert!(!is_under_lints("[package]\n\n[lints]\n\n[other]\nworkspace = true\n"));
+        assert!(!is_under_lints("[package]\n\n[lints]\n# workspace = true\n"));
+    }
 
     #[test]
     fn a_test_that_looks_for_a_real_kafka_is_seen() {
