@@ -1,5 +1,6 @@
 //! Every task that a client spawns, by name, so that closing can wait for the last of them and a test can count them.
-//! Nothing in these crates calls `tokio::spawn` but this file.
+//! What these crates start beside it, `cargo xtask tidy` lists with its bound (xtask/src/tidy/spawns.rs), and lets
+//! nothing else through.
 
 use std::collections::BTreeMap;
 use std::fmt;

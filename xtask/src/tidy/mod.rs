@@ -4,6 +4,7 @@
 mod dependencies;
 mod source;
 mod sources;
+mod spawns;
 mod words;
 
 use crate::host::Outcome;
