@@ -26,6 +26,11 @@ const TOGETHER: usize = 8;
 /// Long enough for each fuzz target to replay what it knows and to go a little beyond.
 const FUZZ_SECONDS: u64 = 2;
 
+/// The modules of the tests that need real Kafka: on one node, on three, and on three that are stopped under their feet.
+const ONE_NODE: &str = "one_node::";
+const THREE_NODES: &str = "three_nodes::";
+const DISTURBED: &str = "disturbed::";
+
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// How the nodes of real Kafka run: auto, docker or maven
@@ -80,24 +85,21 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
 fn one_node(via: Via, report: &mut Report) -> Outcome {
     let lease = Lease::take(1, via)?;
-    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_1", "one_node::", TOGETHER, report)?);
+    let (tally, outcome) = run_all(&lease, "MILENA_KAFKA_1", ONE_NODE, TOGETHER, report)?;
     report.one_node = tally;
-    outcome?;
-    some_ran(tally)
+    outcome
 }
 
 fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
     let lease = Lease::take(3, via)?;
-    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_3", "three_nodes::", TOGETHER, report)?);
+    let (tally, outcome) = run_all(&lease, "MILENA_KAFKA_3", THREE_NODES, TOGETHER, report)?;
     report.three_nodes = tally;
     outcome?;
-    some_ran(tally)?;
 
     // These stop nodes under their own feet: one at a time, and nothing else beside them.
-    let (tally, outcome) = suite::run(&mut real_tests(&lease, "MILENA_KAFKA_3", "disturbed::", 1, report)?);
+    let (tally, outcome) = run_all(&lease, "MILENA_KAFKA_3", DISTURBED, 1, report)?;
     report.three_nodes += tally;
     outcome?;
-    some_ran(tally)?;
 
     if with_faults {
         faults::on(&lease, FAULT_MINUTES, false)?;
@@ -106,30 +108,65 @@ fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
     Ok(())
 }
 
-/// The tests of the modules called `filter`, which a plain `cargo test` ignores, with `lease` to run on.
-fn real_tests(lease: &Lease, variable: &str, filter: &str, n_threads: usize, report: &mut Report) -> Outcome<Command> {
-    let mut command = host::cargo();
-    command.args(["test", "--workspace", "--tests", "--no-fail-fast", "--", "--ignored", filter]);
-    command.arg(format!("--test-threads={n_threads}"));
+/// Runs the tests of the modules called `filter`, which a plain `cargo test` ignores, with `lease` to run on.
+fn run_all(
+    lease: &Lease,
+    variable: &str,
+    filter: &str,
+    n_threads: usize,
+    report: &mut Report,
+) -> Outcome<(Tally, Outcome)> {
+    let class_path = kafka::tools_class_path();
+    let listing = host::capture(real_tests(class_path.is_ok()).arg("--list"))?;
+    let n_tests = count(&listing, filter)?;
+    let mut command = real_tests(class_path.is_ok());
+    command.args([filter, &format!("--test-threads={n_threads}")]);
     lease.tell(&mut command, variable)?;
-    match kafka::tools_class_path() {
+    match class_path {
         Ok(class_path) => {
             command.env("MILENA_KAFKA_CP", class_path);
         }
         Err(missing) => {
-            command.args(["--skip", "java_tools"]);
             let untested = format!("Kafka's Java tools on the other side: {missing}");
             if !report.untested.contains(&untested) {
                 report.untested.push(untested);
             }
         }
     }
-    Ok(command)
+    let (tally, outcome) = suite::run(&mut command);
+    Ok((tally, outcome.and_then(|()| all_ran(tally, n_tests))))
 }
 
-/// A filter that matches nothing passes in silence: that is no proof.
-fn some_ran(tally: Tally) -> Outcome {
-    if tally.passed > 0 { Ok(()) } else { Err("no test ran".into()) }
+/// `cargo test` for what a plain one ignores, up to the arguments that choose among that.
+fn real_tests(with_java: bool) -> Command {
+    let mut command = host::cargo();
+    command.args(["test", "--workspace", "--tests", "--no-fail-fast", "--", "--ignored"]);
+    if !with_java {
+        command.args(["--skip", "java_tools"]);
+    }
+    command
+}
+
+/// How many tests of a listing are those of `filter`. A test in none of the modules that are run would be ignored for
+/// good, in silence: that is an error, and so is a filter without a test.
+fn count(listing: &str, filter: &str) -> Outcome<usize> {
+    let names: Vec<&str> = listing.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let is_run = |name: &&str| [ONE_NODE, THREE_NODES, DISTURBED].iter().any(|module| name.contains(module));
+    if let Some(forgotten) = names.iter().find(|name| !is_run(name)) {
+        return Err(format!("{forgotten} is ignored and in no module that is run: move it into one").into());
+    }
+    match names.iter().filter(|name| name.contains(filter)).count() {
+        0 => Err(format!("there is no test in {filter}").into()),
+        n_tests => Ok(n_tests),
+    }
+}
+
+/// Tests that don't run fail nothing: that is no proof.
+fn all_ran(tally: Tally, n_tests: usize) -> Outcome {
+    match tally.passed {
+        n_passed if n_passed == n_tests => Ok(()),
+        n_passed => Err(format!("{n_passed} tests passed, of {n_tests}").into()),
+    }
 }
 
 impl Report {
@@ -160,5 +197,27 @@ impl Report {
             self.failed.extend(self.untested.iter().map(|untested| format!("not tested: {untested}")));
         }
         if self.failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", self.failed.join("; ")).into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTING: &str = "a::one_node::x: test\nb::one_node::y: test\ndisturbed::z: test\n\n3 tests, 0 benchmarks\n";
+
+    #[test]
+    fn fewer_tests_than_there_are_prove_nothing() {
+        let n_tests = count(LISTING, ONE_NODE).unwrap();
+        assert_eq!(n_tests, 2);
+        assert!(all_ran(Tally { passed: 2, ..Tally::default() }, n_tests).is_ok());
+        assert!(all_ran(Tally { passed: 1, ignored: 1, ..Tally::default() }, n_tests).is_err());
+        assert!(count(LISTING, THREE_NODES).is_err(), "there is none");
+    }
+
+    #[test]
+    fn a_test_that_no_run_takes_is_named() {
+        let forgotten = count(&format!("{LISTING}c::two_nodes::x: test\n"), ONE_NODE).unwrap_err();
+        assert!(forgotten.to_string().starts_with("c::two_nodes::x is ignored"), "{forgotten}");
     }
 }
