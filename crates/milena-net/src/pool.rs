@@ -315,10 +315,10 @@ impl Pool {
                 }
                 state.slots.insert(key.clone(), Slot::Open(connection.clone(), now));
             }
+            // That its old address is silent says nothing of where the broker is now.
+            Err(_) if !current => {}
             Err(_) => {
-                if current {
-                    state.slots.remove(key);
-                }
+                state.slots.remove(key);
                 let State { health, rng, .. } = &mut *state;
                 let health = health.entry(key.0.clone()).or_default();
                 health.not_before = Some(now + self.inner.config.reconnect_backoff.delay(health.failures, rng));

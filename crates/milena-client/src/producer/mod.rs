@@ -28,7 +28,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use milena_core::producer::budget::{ByteBudget, Reservation};
 use milena_core::producer::buffers::BufferPool;
-use milena_core::producer::completion::WaitSlot;
+use milena_core::producer::completion::{Completion, WaitSlot};
 use milena_core::producer::failure::ProduceFailure;
 use tokio::time::{Instant, timeout_at};
 
@@ -282,8 +282,8 @@ impl Producer {
     /// The sending goes on.
     pub async fn flush(&self) {
         for completion in self.handle.shared.start_flush() {
-            let mut slot = WaitSlot::default();
-            poll_fn(|context| completion.poll_all(&mut slot, context)).await;
+            let mut all = Answers { completion, slot: WaitSlot::default() };
+            poll_fn(|context| all.completion.poll_all(&mut all.slot, context)).await;
         }
     }
 
@@ -408,6 +408,18 @@ impl Producer {
         let metadata = metadata.map_err(|source| SendError::Topic { topic: topic.to_owned(), source })?;
         shared.resolved(&metadata);
         Ok(())
+    }
+}
+
+/// Waits for the answers to a whole batch.
+struct Answers {
+    completion: Arc<Completion>,
+    slot: WaitSlot,
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.completion.leave(&mut self.slot);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -102,4 +103,22 @@ async fn dropped_deliveries_and_flushes_withdraw_nothing() {
     assert!(pin!(producer.flush()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(numbers(&client, "t", 0).await, (0..100).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_flush_leaves_no_waker_behind() {
+    struct Nobody;
+    impl std::task::Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).build().unwrap();
+    let _delivery = producer.send(Record::to("t").value("1")).await.unwrap();
+    let nobody = Arc::new(Nobody);
+    let waker = Waker::from(Arc::clone(&nobody));
+    for _ in 0..3 {
+        assert!(pin!(producer.flush()).poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&nobody), 2, "ours, and the waker's own");
 }

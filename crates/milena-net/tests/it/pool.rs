@@ -238,6 +238,21 @@ async fn a_broker_that_moved_is_dialled_where_it_is_now() {
     assert!(matches!(outcome, Err(ConnectError::UnknownBroker { node: 1 })), "{outcome:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_late_failure_at_an_old_address_holds_up_no_dial_to_the_new_one() {
+    let (bench, mut peers) = bench();
+    assert!(bench.pool.try_get(&ONE, Purpose::General).is_none());
+    let old = peers.recv().await.expect("a dial");
+    bench.pool.update_brokers(BTreeMap::from([(1, broker_address(9093))]));
+    drop(old);
+    // What had the old dial fail has run by then, and its pause would be 50 ms.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let start = Instant::now();
+    echo_all(peers);
+    let moved = bench.pool.get(&ONE, Purpose::General).await.expect("a connection");
+    assert_eq!((moved.address(), start.elapsed()), (&broker_address(9093), Duration::ZERO));
+}
+
 #[tokio::test]
 async fn closing_ends_every_task_and_refuses_what_comes() {
     let (bench, mut peers) = bench();

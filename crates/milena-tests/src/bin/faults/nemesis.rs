@@ -14,13 +14,19 @@ const HEAL: Duration = Duration::from_secs(90);
 /// Load before the first kill and after the last.
 const CALM: Duration = Duration::from_secs(5);
 
-/// Kills nodes in turn for `length`, each at least once; returns how many kills that were.
+/// A node is killed at least once in so much of the run.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(10 * 60);
+
+/// Kills nodes in turn for `length`, and on until each was killed at least once, and once for every ten minutes; returns
+/// how many kills that were.
 pub(crate) async fn run(run: &Run, admin: &Admin, length: Duration) -> Outcome<usize> {
     let end = Instant::now() + length;
     let nodes = run.kafka.n_nodes();
+    let least = (length.as_secs() / AT_LEAST_EVERY.as_secs()).max(1);
+    let least = usize::try_from(least)? * usize::from(nodes);
     let mut kills = 0;
     tokio::time::sleep(CALM).await;
-    while kills < usize::from(nodes) || Instant::now() < end {
+    while kills < least || Instant::now() < end {
         let node = u16::try_from(kills % usize::from(nodes))? + 1;
         run.say(format_args!("node {node} is killed"));
         run.kafka.stop(node, Stop::Hard).await?;
