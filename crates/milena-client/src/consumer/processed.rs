@@ -67,10 +67,13 @@ impl Processed {
         self.partitions.remove(partition);
     }
 
-    /// What is to be committed and was not taken yet: offset and leader epoch.
-    pub(super) fn take(&mut self) -> Vec<(TopicPartition, AssignmentEpoch, i64, i32)> {
+    /// What is to be committed of these partitions and was not taken yet: offset and leader epoch.
+    pub(super) fn take(
+        &mut self,
+        of: impl Fn(&TopicPartition) -> bool,
+    ) -> Vec<(TopicPartition, AssignmentEpoch, i64, i32)> {
         let mut taken = Vec::new();
-        for (partition, sets) in &mut self.partitions {
+        for (partition, sets) in self.partitions.iter_mut().filter(|(partition, _)| of(partition)) {
             if let Some((offset, leader_epoch)) = sets.reached.take() {
                 taken.push((partition.clone(), sets.epoch, offset, leader_epoch));
             }
@@ -90,10 +93,10 @@ mod tests {
         let mut processed = Processed::default();
         let sets: Vec<u64> = (1..4).map(|n| processed.handed_over(&partition, epoch, n * 10, 0)).collect();
         assert!(!processed.dropped(&partition, epoch, sets[1]));
-        assert_eq!(processed.take(), vec![]);
+        assert_eq!(processed.take(|_| true), vec![]);
         assert!(processed.dropped(&partition, epoch, sets[0]));
-        assert_eq!(processed.take(), vec![(partition.clone(), epoch, 20, 0)]);
-        assert_eq!(processed.take(), vec![], "taken once");
+        assert_eq!(processed.take(|_| true), vec![(partition.clone(), epoch, 20, 0)]);
+        assert_eq!(processed.take(|_| true), vec![], "taken once");
         assert!(!processed.dropped(&partition, AssignmentEpoch(2), sets[2]), "another spell");
     }
 }

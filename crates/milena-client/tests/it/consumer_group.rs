@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::consumer_rig::{LIMIT, Rig, assert_quiet, next, read, records, tp, values};
 
-const EAGER: [Assignor; 1] = [Assignor::Range];
-const COOPERATIVE: [Assignor; 1] = [Assignor::CooperativeSticky];
+pub(crate) const EAGER: [Assignor; 1] = [Assignor::Range];
+pub(crate) const COOPERATIVE: [Assignor; 1] = [Assignor::CooperativeSticky];
 
-async fn assigned(consumer: &Consumer) -> BTreeSet<TopicPartition> {
+pub(crate) async fn assigned(consumer: &Consumer) -> BTreeSet<TopicPartition> {
     loop {
         match next(consumer).await {
             ConsumerEvent::Assigned(_) => return held(consumer),
@@ -27,11 +27,11 @@ async fn assigned(consumer: &Consumer) -> BTreeSet<TopicPartition> {
     }
 }
 
-fn held(consumer: &Consumer) -> BTreeSet<TopicPartition> {
+pub(crate) fn held(consumer: &Consumer) -> BTreeSet<TopicPartition> {
     consumer.assignment().into_iter().map(|(partition, _)| partition).collect()
 }
 
-async fn revoked(consumer: &Consumer) -> RevocationGuard {
+pub(crate) async fn revoked(consumer: &Consumer) -> RevocationGuard {
     loop {
         match next(consumer).await {
             ConsumerEvent::Revoked(guard) => return guard,
@@ -41,23 +41,23 @@ async fn revoked(consumer: &Consumer) -> RevocationGuard {
     }
 }
 
-fn subscribe(builder: ConsumerBuilder) -> Consumer {
+pub(crate) fn subscribe(builder: ConsumerBuilder) -> Consumer {
     let consumer = builder.build().unwrap();
     consumer.subscribe(["t"]).unwrap();
     consumer
 }
 
-fn partitions(indexes: std::ops::Range<i32>) -> BTreeSet<TopicPartition> {
+pub(crate) fn partitions(indexes: std::ops::Range<i32>) -> BTreeSet<TopicPartition> {
     indexes.map(|index| tp("t", index)).collect()
 }
 
 /// Polls in the background, giving up whatever is revoked, so that rebalances go on.
-fn poll(consumer: &Consumer) -> tokio::task::JoinHandle<()> {
+pub(crate) fn poll(consumer: &Consumer) -> tokio::task::JoinHandle<()> {
     let consumer = consumer.clone();
     tokio::spawn(async move { while consumer.next().await.is_ok() {} })
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(10)).await;

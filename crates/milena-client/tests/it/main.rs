@@ -5,6 +5,7 @@ mod base;
 mod cluster;
 mod consumer_assigned;
 mod consumer_close;
+mod consumer_commits;
 mod consumer_group;
 mod consumer_real;
 mod consumer_rig;

@@ -133,6 +133,19 @@ impl CommitLane {
         self.queue.is_empty()
     }
 
+    /// The ticket that the next commit will have: those submitted until now have lower ones.
+    pub fn next_ticket(&self) -> u64 {
+        self.next_ticket
+    }
+
+    /// Whether no commit with a ticket below `before` still has to say something of one of these partitions. Those that
+    /// were submitted later are not waited for: there may always be another.
+    pub fn is_settled(&self, before: u64, partitions: &[TopicPartition]) -> bool {
+        let earlier = self.queue.iter().take_while(|commit| commit.ticket < before);
+        let mut open = earlier.flat_map(|commit| &commit.offsets).filter(|(_, result)| result.is_none());
+        !open.any(|(offset, _)| partitions.contains(&offset.partition))
+    }
+
     /// The request to send now. `may_send` is false between Join and Sync and while there is no coordinator; `holds`
     /// says whether a partition is still held under that epoch, and is asked as late as here: the partition may have
     /// gone while the commit waited.

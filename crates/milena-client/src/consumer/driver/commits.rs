@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use milena_core::consumer::TopicPartition;
 use milena_core::group::commit_lane::{CommitReply, OffsetToCommit};
 use milena_protocol::ErrorCode;
 
@@ -38,14 +39,21 @@ impl Driver {
 
     /// With `commit_on_drop`: what the application has dropped since, unless a commit is under way.
     fn commit_processed(&mut self, now: Instant) {
-        if !self.shared.config.commit_on_drop || !self.lane.is_idle() {
+        if self.lane.is_idle() {
+            self.commit_dropped(now, |_| true);
+        }
+    }
+
+    /// With `commit_on_drop`: what the application has dropped since of these partitions.
+    pub(super) fn commit_dropped(&mut self, now: Instant, of: impl Fn(&TopicPartition) -> bool) {
+        if !self.shared.config.commit_on_drop {
             return;
         }
         let offsets: Vec<OffsetToCommit> = self
             .shared
             .state()
             .processed
-            .take()
+            .take(of)
             .into_iter()
             .map(|(partition, epoch, offset, leader_epoch)| OffsetToCommit {
                 partition,

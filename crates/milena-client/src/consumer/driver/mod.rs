@@ -55,7 +55,9 @@ enum Answer {
 struct Revocation {
     number: u64,
     partitions: Vec<TopicPartition>,
-    is_over: bool,
+    /// Once the guard is gone: commits with lower tickets were asked for before, and go out before the partitions do.
+    /// Later ones must not hold the rebalance up, for where several tasks commit there is always another.
+    over_at: Option<u64>,
 }
 
 pub(super) struct Driver {
@@ -230,10 +232,24 @@ impl Driver {
         if let Some(membership) = &mut self.membership {
             membership.handle_poll(polled);
         }
-        if let Some(revocation) = &mut self.revocation
-            && over.contains(&revocation.number)
-        {
-            revocation.is_over = true;
+        if self.revocation.as_ref().is_some_and(|revocation| over.contains(&revocation.number)) {
+            self.end_revocation(now);
+        }
+    }
+
+    /// The guard of the revocation is gone: what was asked for before that is in the lane from here on, and no more.
+    fn end_revocation(&mut self, now: Instant) {
+        // It may have been asked for just now; what comes in meanwhile may wait for the next turn.
+        for _ in 0..self.commands.len() {
+            let Ok(command) = self.commands.try_recv() else { break };
+            self.take_command(command);
+        }
+        let Some(revocation) = &self.revocation else { return };
+        let partitions = revocation.partitions.clone();
+        self.commit_dropped(now, |partition| partitions.contains(partition));
+        let before = self.lane.next_ticket();
+        if let Some(revocation) = &mut self.revocation {
+            revocation.over_at = Some(before);
         }
     }
 
@@ -241,8 +257,11 @@ impl Driver {
         loop {
             // Commits that were asked for while the guard lived go out before the partitions do.
             self.drive_commits(now);
-            if self.revocation.as_ref().is_some_and(|revocation| revocation.is_over) && self.lane.is_idle() {
-                let revocation = self.revocation.take().expect("looked at just now");
+            let lane = &self.lane;
+            let is_done = |revocation: &mut Revocation| {
+                revocation.over_at.is_some_and(|before| lane.is_settled(before, &revocation.partitions))
+            };
+            if let Some(revocation) = self.revocation.take_if(is_done) {
                 let mut state = self.shared.state();
                 revocation.partitions.iter().for_each(|partition| state.give_up(partition));
                 drop(state);
@@ -307,7 +326,7 @@ impl Driver {
                 drop(state);
                 self.revocations += 1;
                 let number = self.revocations;
-                self.revocation = Some(Revocation { number, partitions: partitions.clone(), is_over: false });
+                self.revocation = Some(Revocation { number, partitions: partitions.clone(), over_at: None });
                 self.shared.push(Ok(ConsumerEvent::Revoked(RevocationGuard {
                     partitions,
                     deadline: now + self.shared.config.max_poll_interval,

@@ -1,0 +1,58 @@
+//! Commits beside one another: what they wait for, and what must not wait for them.
+
+use std::time::Duration;
+
+use milena_broker::{Fault, Rule};
+use milena_client::TopicPartition;
+use milena_client::consumer::{AssignmentEpoch, Consumer};
+use milena_protocol::ApiKey;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::consumer_group::{COOPERATIVE, assigned, poll, revoked, subscribe};
+use crate::consumer_rig::{Rig, records};
+
+/// Commits one offset after the other, for as long as it may.
+fn commit_for_ever(consumer: &Consumer, partition: TopicPartition, epoch: AssignmentEpoch) -> JoinHandle<()> {
+    let consumer = consumer.clone();
+    tokio::spawn(async move {
+        for offset in 1.. {
+            consumer.commit([(partition.clone(), offset.into(), epoch)]).await.unwrap();
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_does_not_wait_for_commits_that_others_go_on_asking_for() {
+    let rig = Rig::new(1, "t", 2).await;
+    let first = subscribe(rig.member("g").assignors(COOPERATIVE).commit_on_drop(true));
+    assigned(&first).await;
+    for partition in 0..2 {
+        rig.produce("t", partition, 0..10).await;
+    }
+    let sets = [records(&first).await, records(&first).await];
+    rig.broker.faults().add(Rule::new(Fault::Delay(Duration::from_millis(20))).api(ApiKey::OffsetCommit).always());
+    let second = subscribe(rig.another(8).await.member("g").assignors(COOPERATIVE));
+    let seconds = tokio::spawn({
+        let second = second.clone();
+        async move { while assigned(&second).await.is_empty() {} }
+    });
+    let guard = revoked(&first).await;
+    let moving = guard.partitions()[0].clone();
+    let (kept, epoch) = first.assignment().into_iter().find(|(held, _)| *held != moving).unwrap();
+    let committers = [(); 2].map(|()| commit_for_ever(&first, kept.clone(), epoch));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    // Asked for while the guard lives: these are waited for, however they are asked for.
+    drop(sets);
+    drop(guard);
+    let start = Instant::now();
+    let polls = poll(&first);
+    seconds.await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(rig.broker.committed("g", "t", moving.partition), Some(10), "what was dropped before is committed");
+    assert!(committers.iter().all(|committer| !committer.is_finished()), "they never stopped, nor failed");
+    committers.iter().for_each(JoinHandle::abort);
+    polls.abort();
+}
