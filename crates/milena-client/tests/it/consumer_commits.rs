@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use milena_broker::{Fault, Rule};
 use milena_client::TopicPartition;
-use milena_client::consumer::{AssignmentEpoch, Consumer};
-use milena_protocol::ApiKey;
+use milena_client::consumer::{AssignmentEpoch, Consumer, OffsetRefused, Start};
+use milena_protocol::{ApiKey, ErrorCode};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::consumer_group::{COOPERATIVE, assigned, poll, revoked, subscribe};
-use crate::consumer_rig::{Rig, records};
+use crate::consumer_rig::{Rig, records, tp};
 
 /// Commits one offset after the other, for as long as it may.
 fn commit_for_ever(consumer: &Consumer, partition: TopicPartition, epoch: AssignmentEpoch) -> JoinHandle<()> {
@@ -55,4 +55,27 @@ async fn revocation_does_not_wait_for_commits_that_others_go_on_asking_for() {
     assert!(committers.iter().all(|committer| !committer.is_finished()), "they never stopped, nor failed");
     committers.iter().for_each(JoinHandle::abort);
     polls.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn topic_that_the_coordinator_does_not_know_holds_no_other_commit_back() {
+    let rig = Rig::new(1, "t", 1).await;
+    let consumer = rig.member("g").build().unwrap();
+    consumer.assign([("t", 0, Start::Beginning), ("gone", 0, Start::Beginning)]).unwrap();
+    let commits = |offset: i64| consumer.assignment().into_iter().map(move |(tp, epoch)| (tp, offset.into(), epoch));
+    let both = tokio::spawn({
+        let (consumer, commits) = (consumer.clone(), commits(1).collect::<Vec<_>>());
+        async move { consumer.commit(commits).await }
+    });
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    for offset in 2..10 {
+        let others = commits(offset).filter(|(partition, ..)| &*partition.topic == "t");
+        consumer.commit(others).await.unwrap();
+        assert_eq!(rig.broker.committed("g", "t", 0), Some(offset));
+    }
+    assert!(start.elapsed() < Duration::from_millis(100) && !both.is_finished(), "{:?}", start.elapsed());
+    let refused = both.await.unwrap().unwrap_err().refused;
+    assert_eq!(refused, [(tp("gone", 0), OffsetRefused::Broker(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))]);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

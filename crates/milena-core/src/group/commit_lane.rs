@@ -2,10 +2,13 @@
 //! A later commit that overtook an earlier one would let the older offset win (franz-go met that when cancelling a
 //! commit closed its connection).
 //!
+//! What holds for the coordinator as a whole holds every commit back. A partition that it does not know holds back only
+//! the commits of that partition, and not for long: it may be too new for it to know, but as a rule it was deleted.
+//!
 //! Knows no network and no offsets stored by the coordinator; who holds which partition is asked of the caller.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +19,10 @@ use crate::{
     consumer::{AssignmentEpoch, TopicPartition},
     retry::Backoff,
 };
+
+/// How long the coordinator is asked again about a partition that it does not know. Clusters spread the word of a new
+/// topic within moments; librdkafka and franz-go do not ask again at all.
+const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 
 /// Offset to commit for one partition, with the epoch under which its records were handed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,19 +89,32 @@ pub struct CommitRequest {
 struct Commit {
     ticket: u64,
     deadline: Instant,
+    /// The coordinator did not know a partition of it: the rest of it is not sent again before then.
+    not_before: Option<Instant>,
+    failures: u32,
+    offsets: Vec<Offset>,
+}
+
+#[derive(Debug)]
+struct Offset {
+    offset: OffsetToCommit,
+    is_in_flight: bool,
     /// It was written once without an answer, so that the coordinator may have acted on it.
     may_be_applied: bool,
     /// The last refusal that was worth another attempt.
     refusal: Option<ErrorCode>,
+    /// When the coordinator first said that there is no such partition.
+    unknown_since: Option<Instant>,
     /// `None` while its answer is due.
-    offsets: Vec<(OffsetToCommit, Option<Result<(), OffsetRefused>>)>,
+    result: Option<Result<(), OffsetRefused>>,
 }
 
 /// Commits in order.
 #[derive(Debug)]
 pub struct CommitLane {
     queue: VecDeque<Commit>,
-    in_flight: bool,
+    /// The ticket of the commit that is under way.
+    in_flight: Option<u64>,
     not_before: Option<Instant>,
     failures: u32,
     next_ticket: u64,
@@ -108,7 +128,7 @@ impl CommitLane {
     pub fn new(timeout: Duration, backoff: Backoff, seed: u64) -> Self {
         Self {
             queue: VecDeque::new(),
-            in_flight: false,
+            in_flight: None,
             not_before: None,
             failures: 0,
             next_ticket: 0,
@@ -122,15 +142,25 @@ impl CommitLane {
     pub fn submit(&mut self, now: Instant, offsets: Vec<OffsetToCommit>) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let offsets = offsets.into_iter().map(|offset| (offset, None)).collect();
+        let offsets = offsets.into_iter().map(Offset::new).collect();
         let deadline = now + self.timeout;
-        self.queue.push_back(Commit { ticket, deadline, may_be_applied: false, refusal: None, offsets });
+        self.queue.push_back(Commit { ticket, deadline, not_before: None, failures: 0, offsets });
         ticket
     }
 
     /// Whether nothing is queued or under way.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether nothing is queued or under way but partitions that the coordinator does not know.
+    pub fn is_clear(&self) -> bool {
+        self.in_flight.is_none() && self.queue.iter().all(|commit| commit.not_before.is_some())
+    }
+
+    /// Whether a commit still has to say something of this partition.
+    pub fn is_about(&self, partition: &TopicPartition) -> bool {
+        !self.is_settled(u64::MAX, std::slice::from_ref(partition))
     }
 
     /// The ticket that the next commit will have: those submitted until now have lower ones.
@@ -142,8 +172,8 @@ impl CommitLane {
     /// were submitted later are not waited for: there may always be another.
     pub fn is_settled(&self, before: u64, partitions: &[TopicPartition]) -> bool {
         let earlier = self.queue.iter().take_while(|commit| commit.ticket < before);
-        let mut open = earlier.flat_map(|commit| &commit.offsets).filter(|(_, result)| result.is_none());
-        !open.any(|(offset, _)| partitions.contains(&offset.partition))
+        let mut open = earlier.flat_map(|commit| &commit.offsets).filter(|offset| offset.result.is_none());
+        !open.any(|open| partitions.contains(&open.offset.partition))
     }
 
     /// The request to send now. `may_send` is false between Join and Sync and while there is no coordinator; `holds`
@@ -155,30 +185,50 @@ impl CommitLane {
         may_send: bool,
         holds: impl Fn(&TopicPartition, AssignmentEpoch) -> bool,
     ) -> Option<CommitRequest> {
-        let head = self.queue.front_mut()?;
-        if self.in_flight {
+        self.handle_time(now);
+        if self.in_flight.is_some() {
             return None;
         }
-        for (offset, result) in head.offsets.iter_mut().filter(|(_, result)| result.is_none()) {
-            if !holds(&offset.partition, offset.epoch) {
-                *result = Some(Err(OffsetRefused::StaleEpoch));
+        // What an earlier commit has still to say of a partition is said first.
+        let mut earlier: BTreeSet<TopicPartition> = BTreeSet::new();
+        for commit in &mut self.queue {
+            let (mut blocked, mut sendable) = (Vec::new(), Vec::new());
+            for open in commit.offsets.iter_mut().filter(|offset| offset.result.is_none()) {
+                if !holds(&open.offset.partition, open.offset.epoch) {
+                    open.result = Some(Err(OffsetRefused::StaleEpoch));
+                } else if commit.not_before.is_some() || earlier.contains(&open.offset.partition) {
+                    blocked.push(open.offset.partition.clone());
+                } else {
+                    sendable.push(open);
+                }
+            }
+            if sendable.is_empty() {
+                earlier.extend(blocked);
+                continue;
+            }
+            if self.not_before.is_some() || !may_send {
+                return None;
+            }
+            self.in_flight = Some(commit.ticket);
+            let send = |open: &mut Offset| {
+                open.is_in_flight = true;
+                open.offset.clone()
+            };
+            return Some(CommitRequest { ticket: commit.ticket, offsets: sendable.into_iter().map(send).collect() });
+        }
+        None
+    }
+
+    /// Refuses what has run out of time. A time in the past is no time to wake up at: what is over is forgotten, even
+    /// when something else still holds a commit back.
+    fn handle_time(&mut self, now: Instant) {
+        self.not_before = self.not_before.filter(|at| now < *at);
+        for commit in self.queue.iter_mut().filter(|commit| self.in_flight != Some(commit.ticket)) {
+            commit.not_before = commit.not_before.filter(|at| now < *at);
+            if now >= commit.deadline {
+                commit.settle(|offset| offset.unsettled(self.timeout));
             }
         }
-        if now >= head.deadline {
-            let why = head.unsettled(self.timeout);
-            head.settle(&why);
-        }
-        if self.not_before.is_some_and(|at| now < at) {
-            return None;
-        }
-        // Over, even when something else still holds the commit back: a time in the past is no time to wake up at.
-        self.not_before = None;
-        if head.is_settled() || !may_send {
-            return None;
-        }
-        self.in_flight = true;
-        let offsets = head.offsets.iter().filter(|(_, result)| result.is_none()).map(|(offset, _)| offset.clone());
-        Some(CommitRequest { ticket: head.ticket, offsets: offsets.collect() })
     }
 
     /// The answer. `superseded` says that the generation it was sent under is over or about to be: what was refused for
@@ -191,32 +241,41 @@ impl CommitLane {
         reply: CommitReply,
         superseded: bool,
     ) -> Option<ErrorCode> {
-        let head = self.queue.front_mut().filter(|head| head.ticket == ticket && self.in_flight)?;
-        self.in_flight = false;
+        self.in_flight.take_if(|known| *known == ticket)?;
+        let commit = self.queue.iter_mut().find(|commit| commit.ticket == ticket)?;
+        let sent = commit.offsets.iter_mut().filter_map(Offset::answered);
         let errors = match reply {
             Ok(errors) => errors,
             Err(Unanswered { written }) => {
-                head.may_be_applied |= written;
+                sent.for_each(|offset| offset.may_be_applied |= written);
                 self.back_off(now);
                 return Some(ErrorCode::COORDINATOR_NOT_AVAILABLE);
             }
         };
         let mut about_group = None;
-        let mut again = false;
-        for (offset, result) in head.offsets.iter_mut().filter(|(_, result)| result.is_none()) {
-            let error = errors.iter().find(|(tp, _)| *tp == offset.partition).map(|(_, error)| *error);
+        let (mut again, mut unknown) = (false, false);
+        for open in sent {
+            let error = errors.iter().find(|(tp, _)| *tp == open.offset.partition).map(|(_, error)| *error);
             match error {
-                Some(ErrorCode::NONE) => *result = Some(Ok(())),
+                Some(ErrorCode::NONE) => open.result = Some(Ok(())),
+                Some(error @ ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) if open.may_appear(now) => {
+                    open.refusal = Some(error);
+                    unknown = true;
+                }
                 Some(error) if is_worth_retrying(error) || superseded && is_of_generation(error) => {
-                    head.refusal = Some(error);
+                    open.refusal = Some(error);
                     again = true;
                 }
-                Some(error) => *result = Some(Err(OffsetRefused::Broker(error))),
-                None => *result = Some(Err(OffsetRefused::Broker(ErrorCode::UNKNOWN_SERVER_ERROR))),
+                Some(error) => open.result = Some(Err(OffsetRefused::Broker(error))),
+                None => open.result = Some(Err(OffsetRefused::Broker(ErrorCode::UNKNOWN_SERVER_ERROR))),
             }
             if let Some(error) = error.filter(|error| is_about_group(*error)) {
                 about_group = Some(error);
             }
+        }
+        if unknown {
+            commit.not_before = Some(now + self.backoff.delay(commit.failures, &mut self.rng));
+            commit.failures = commit.failures.saturating_add(1);
         }
         if again {
             self.back_off(now);
@@ -233,41 +292,57 @@ impl CommitLane {
 
     /// Refuses everything that waits; what may have been applied is reported so.
     pub fn close(&mut self) {
-        if std::mem::take(&mut self.in_flight)
-            && let Some(head) = self.queue.front_mut()
-        {
-            head.may_be_applied = true;
-        }
+        self.in_flight = None;
         for commit in &mut self.queue {
-            let timed_out = OffsetRefused::TimedOut(self.timeout);
-            commit.settle(if commit.may_be_applied { &timed_out } else { &OffsetRefused::NoGroup });
+            commit.settle(|offset| {
+                let may_be_applied = offset.may_be_applied || std::mem::take(&mut offset.is_in_flight);
+                if may_be_applied { OffsetRefused::TimedOut(self.timeout) } else { OffsetRefused::NoGroup }
+            });
         }
     }
 
-    /// A commit whose every partition is settled, in order.
+    /// A commit whose every partition is settled. They are in order, but for those that had to wait for a partition
+    /// that the coordinator does not know.
     pub fn poll_done(&mut self) -> Option<(u64, CommitResult)> {
-        if self.in_flight || !self.queue.front()?.is_settled() {
-            return None;
-        }
-        let commit = self.queue.pop_front()?;
+        let commit = self.queue.remove(self.queue.iter().position(Commit::is_settled)?)?;
         let results = commit
             .offsets
             .into_iter()
-            .map(|(offset, result)| (offset.partition, result.unwrap_or(Err(OffsetRefused::NoGroup))))
+            .map(|offset| (offset.offset.partition, offset.result.unwrap_or(Err(OffsetRefused::NoGroup))))
             .collect();
         Some((commit.ticket, results))
     }
 
     /// When [`Self::poll_request`] will have something to do by time alone.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let head = self.queue.front().filter(|_| !self.in_flight)?;
-        Some(self.not_before.map_or(head.deadline, |at| at.min(head.deadline)))
+        let waiting = || self.queue.iter().filter(|commit| self.in_flight != Some(commit.ticket));
+        // Those behind have later ones.
+        let deadline = waiting().next()?.deadline;
+        let resumed = self.not_before.into_iter().chain(waiting().filter_map(|commit| commit.not_before)).min();
+        Some(resumed.map_or(deadline, |at| at.min(deadline)))
     }
 }
 
 impl Commit {
     fn is_settled(&self) -> bool {
-        self.offsets.iter().all(|(_, result)| result.is_some())
+        self.offsets.iter().all(|offset| offset.result.is_some())
+    }
+
+    fn settle(&mut self, why: impl Fn(&mut Offset) -> OffsetRefused) {
+        for offset in self.offsets.iter_mut().filter(|offset| offset.result.is_none()) {
+            offset.result = Some(Err(why(offset)));
+        }
+    }
+}
+
+impl Offset {
+    fn new(offset: OffsetToCommit) -> Self {
+        Self { offset, is_in_flight: false, may_be_applied: false, refusal: None, unknown_since: None, result: None }
+    }
+
+    /// Itself, if it was under way.
+    fn answered(&mut self) -> Option<&mut Self> {
+        std::mem::take(&mut self.is_in_flight).then_some(self)
     }
 
     /// Why it is not settled when its time is up.
@@ -279,10 +354,10 @@ impl Commit {
         }
     }
 
-    fn settle(&mut self, why: &OffsetRefused) {
-        for (_, result) in self.offsets.iter_mut().filter(|(_, result)| result.is_none()) {
-            *result = Some(Err(why.clone()));
-        }
+    /// Whether a partition that the coordinator does not know may only be too new for it to know.
+    fn may_appear(&mut self, now: Instant) -> bool {
+        let since = *self.unknown_since.get_or_insert(now);
+        now.saturating_duration_since(since) < UNKNOWN_FOR
     }
 }
 
@@ -298,7 +373,6 @@ fn is_worth_retrying(error: ErrorCode) -> bool {
             | ErrorCode::NOT_COORDINATOR
             | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
             | ErrorCode::REQUEST_TIMED_OUT
-            | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
             | ErrorCode::UNSTABLE_OFFSET_COMMIT
     )
 }
@@ -315,3 +389,6 @@ fn is_about_group(error: ErrorCode) -> bool {
             | ErrorCode::FENCED_INSTANCE_ID
     )
 }
+
+#[cfg(test)]
+mod tests;

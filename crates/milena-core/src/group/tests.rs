@@ -1,4 +1,4 @@
-//! The membership machine and the commit lane, driven by events and virtual time.
+//! The membership machine, driven by events and virtual time.
 
 use std::{
     collections::BTreeSet,
@@ -439,63 +439,13 @@ fn coordinator_that_never_lets_a_member_in_is_not_flooded() {
     assert!((80..160).contains(&joins), "a new member may ask twice at a time: {joins}");
 }
 
-fn lane() -> (CommitLane, Instant) {
-    (CommitLane::new(60 * SECOND, Backoff::new(SECOND, SECOND), 7), Instant::now())
-}
-
-fn offset(partition: i32, offset: i64, epoch: u64) -> OffsetToCommit {
-    OffsetToCommit { partition: tp(partition), offset, leader_epoch: -1, metadata: None, epoch: AssignmentEpoch(epoch) }
-}
-
-#[test]
-fn commits_go_one_after_another_and_retries_keep_the_order() {
-    let (mut lane, mut now) = lane();
-    let first = lane.submit(now, vec![offset(0, 10, 1)]);
-    let second = lane.submit(now, vec![offset(0, 20, 1)]);
-    let sent = lane.poll_request(now, true, |_, _| true).unwrap();
-    assert_eq!((sent.ticket, sent.offsets[0].offset), (first, 10));
-    assert!(lane.poll_request(now, true, |_, _| true).is_none(), "the second waits for the first");
-    let moved = lane.handle_reply(now, first, Ok(vec![(tp(0), ErrorCode::NOT_COORDINATOR)]), false);
-    assert_eq!(moved, Some(ErrorCode::NOT_COORDINATOR));
-    assert!(lane.poll_request(now, true, |_, _| true).is_none(), "backoff");
-    now += 2 * SECOND;
-    assert_eq!(lane.poll_request(now, true, |_, _| true).unwrap().ticket, first, "not overtaken by the second");
-    lane.handle_reply(now, first, Ok(vec![(tp(0), ErrorCode::NONE)]), false);
-    assert_eq!(lane.poll_done(), Some((first, vec![(tp(0), Ok(()))])));
-    assert_eq!(lane.poll_request(now, true, |_, _| true).unwrap().ticket, second);
-}
-
-#[test]
-fn stale_epochs_are_refused_even_when_they_went_stale_while_waiting() {
-    let (mut lane, now) = lane();
-    let ticket = lane.submit(now, vec![offset(0, 10, 1), offset(1, 10, 2)]);
-    assert!(lane.poll_request(now, false, |_, _| true).is_none(), "between join and sync nothing is sent");
-    let sent = lane.poll_request(now, true, |_, epoch| epoch == AssignmentEpoch(2)).unwrap();
-    assert_eq!(sent.offsets, vec![offset(1, 10, 2)]);
-    lane.handle_reply(now, ticket, Ok(vec![(tp(1), ErrorCode::NONE)]), false);
-    let (_, result) = lane.poll_done().unwrap();
-    assert_eq!(result, vec![(tp(0), Err(OffsetRefused::StaleEpoch)), (tp(1), Ok(()))]);
-}
-
-#[test]
-fn lane_gives_up_at_its_time_limit_and_goes_on() {
-    let (mut lane, mut now) = lane();
-    let first = lane.submit(now, vec![offset(0, 10, 1)]);
-    lane.submit(now + 60 * SECOND, vec![offset(0, 20, 1)]);
-    lane.poll_request(now, true, |_, _| true).unwrap();
-    let lost = lane.handle_reply(now, first, Err(Unanswered { written: true }), false);
-    assert_eq!(lost, Some(ErrorCode::COORDINATOR_NOT_AVAILABLE));
-    now += 61 * SECOND;
-    assert!(lane.poll_request(now, true, |_, _| true).is_none());
-    let (ticket, result) = lane.poll_done().unwrap();
-    assert_eq!((ticket, &result[0].1), (first, &Err(OffsetRefused::TimedOut(60 * SECOND))));
-    assert!(lane.poll_request(now, true, |_, _| true).is_some());
-}
-
 #[test]
 fn group_errors_fail_the_commit_and_reach_the_member() {
-    let (mut lane, now) = lane();
-    let ticket = lane.submit(now, vec![offset(0, 10, 1)]);
+    let now = Instant::now();
+    let mut lane = CommitLane::new(60 * SECOND, Backoff::new(SECOND, SECOND), 7);
+    let epoch = AssignmentEpoch(1);
+    let offset = OffsetToCommit { partition: tp(0), offset: 10, leader_epoch: -1, metadata: None, epoch };
+    let ticket = lane.submit(now, vec![offset]);
     lane.poll_request(now, true, |_, _| true).unwrap();
     let error = lane.handle_reply(now, ticket, Ok(vec![(tp(0), ErrorCode::REBALANCE_IN_PROGRESS)]), false).unwrap();
     assert!(matches!(lane.poll_done(), Some((_, result)) if result[0].1.is_err()));
@@ -504,59 +454,4 @@ fn group_errors_fail_the_commit_and_reach_the_member() {
     assert_eq!(rig.member.state(), MemberState::Stable, "an answer to an older generation");
     rig.member.handle_commit_error(rig.now, 1, error);
     assert_eq!(rig.member.state(), MemberState::Revoking);
-}
-
-#[test]
-fn closing_the_lane_settles_everything() {
-    let (mut lane, now) = lane();
-    lane.submit(now, vec![offset(0, 10, 1)]);
-    lane.submit(now, vec![offset(0, 20, 1)]);
-    lane.poll_request(now, true, |_, _| true).unwrap();
-    lane.close();
-    let why: Vec<_> = std::iter::from_fn(|| lane.poll_done()).map(|(_, result)| result[0].1.clone()).collect();
-    assert_eq!(why, vec![Err(OffsetRefused::TimedOut(60 * SECOND)), Err(OffsetRefused::NoGroup)]);
-}
-
-#[test]
-fn commit_that_ran_out_of_time_says_whether_it_may_have_been_applied() {
-    let unanswered = |written| Err(Unanswered { written });
-    let refused = || Ok(vec![(tp(0), ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)]);
-    let replies: [(&[CommitReply], _); 5] = [
-        (&[], OffsetRefused::NeverSent(60 * SECOND)),
-        (&[unanswered(false)], OffsetRefused::NeverSent(60 * SECOND)),
-        (&[unanswered(false), refused()], OffsetRefused::Broker(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)),
-        (&[unanswered(true), unanswered(false)], OffsetRefused::TimedOut(60 * SECOND)),
-        (&[unanswered(true), refused()], OffsetRefused::TimedOut(60 * SECOND)),
-    ];
-    for (replies, why) in replies {
-        let (mut lane, mut now) = lane();
-        let ticket = lane.submit(now, vec![offset(0, 10, 1)]);
-        for reply in replies {
-            assert!(lane.poll_request(now, true, |_, _| true).is_some());
-            lane.handle_reply(now, ticket, reply.clone(), false);
-            now += 2 * SECOND;
-        }
-        assert!(lane.poll_request(now, false, |_, _| true).is_none());
-        assert!(lane.poll_done().is_none(), "time is left");
-        lane.poll_request(now + 60 * SECOND, false, |_, _| true);
-        assert_eq!(lane.poll_done(), Some((ticket, vec![(tp(0), Err(why))])), "{replies:?}");
-    }
-}
-
-#[test]
-fn commit_that_a_rebalance_overtook_is_sent_again_while_its_partition_is_held() {
-    for error in [ErrorCode::ILLEGAL_GENERATION, ErrorCode::REBALANCE_IN_PROGRESS] {
-        let (mut lane, mut now) = lane();
-        let ticket = lane.submit(now, vec![offset(0, 10, 1), offset(1, 10, 1)]);
-        lane.poll_request(now, true, |_, _| true).unwrap();
-        lane.handle_reply(now, ticket, Ok(vec![(tp(0), error), (tp(1), error)]), true);
-        now += 2 * SECOND;
-        assert!(lane.poll_request(now, false, |_, _| true).is_none(), "the rebalance is not over");
-        assert!(lane.next_timeout().unwrap() > now, "nor is there anything to do before it is");
-        let again = lane.poll_request(now, true, |partition, _| *partition == tp(1)).unwrap();
-        assert_eq!(again.offsets, vec![offset(1, 10, 1)]);
-        lane.handle_reply(now, ticket, Ok(vec![(tp(1), ErrorCode::NONE)]), false);
-        let result = vec![(tp(0), Err(OffsetRefused::StaleEpoch)), (tp(1), Ok(()))];
-        assert_eq!(lane.poll_done(), Some((ticket, result)));
-    }
 }

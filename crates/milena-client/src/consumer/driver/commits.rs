@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use milena_core::consumer::TopicPartition;
-use milena_core::group::commit_lane::{CommitReply, OffsetToCommit};
+use milena_core::group::commit_lane::{CommitLane, CommitReply, OffsetToCommit};
 use milena_protocol::ErrorCode;
 
 use super::{Answer, Driver};
@@ -13,8 +13,8 @@ use crate::consumer::offsets::{self, Committer};
 
 impl Driver {
     pub(super) fn drive_commits(&mut self, now: Instant) {
-        self.commit_processed(now);
         self.settle_commits();
+        self.commit_processed(now);
         let (may_send, committer) = match &self.membership {
             None => (false, None),
             Some(membership) => {
@@ -39,21 +39,23 @@ impl Driver {
 
     /// With `commit_on_drop`: what the application has dropped since, unless a commit is under way.
     fn commit_processed(&mut self, now: Instant) {
-        if self.lane.is_idle() {
-            self.commit_dropped(now, |_| true);
+        if self.lane.is_clear() {
+            // Of a partition that the coordinator does not know, one commit at a time is enough.
+            self.commit_dropped(now, |lane, partition| !lane.is_about(partition));
         }
     }
 
     /// With `commit_on_drop`: what the application has dropped since of these partitions.
-    pub(super) fn commit_dropped(&mut self, now: Instant, of: impl Fn(&TopicPartition) -> bool) {
+    pub(super) fn commit_dropped(&mut self, now: Instant, of: impl Fn(&CommitLane, &TopicPartition) -> bool) {
         if !self.shared.config.commit_on_drop {
             return;
         }
+        let lane = &self.lane;
         let offsets: Vec<OffsetToCommit> = self
             .shared
             .state()
             .processed
-            .take(of)
+            .take(|partition| of(lane, partition))
             .into_iter()
             .map(|(partition, epoch, offset, leader_epoch)| OffsetToCommit {
                 partition,

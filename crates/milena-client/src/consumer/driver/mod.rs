@@ -246,7 +246,7 @@ impl Driver {
         }
         let Some(revocation) = &self.revocation else { return };
         let partitions = revocation.partitions.clone();
-        self.commit_dropped(now, |partition| partitions.contains(partition));
+        self.commit_dropped(now, |_, partition| partitions.contains(partition));
         let before = self.lane.next_ticket();
         if let Some(revocation) = &mut self.revocation {
             revocation.over_at = Some(before);
