@@ -56,7 +56,7 @@ pub enum ConsumeError {
     #[error("this needs a group: set `group.id`")]
     NoGroup,
     /// The consumer was assigned by hand and is told to subscribe, or the other way round.
-    #[error("a consumer is either assigned or subscribed: unsubscribe first")]
+    #[error("a consumer is either assigned or subscribed for as long as it lives: build another one")]
     Mixed,
     /// The consumer is closed.
     #[error("the consumer is closed: build a new one")]
@@ -92,4 +92,15 @@ pub struct CommitError {
 
 fn first(refused: &[(TopicPartition, OffsetRefused)]) -> String {
     refused.first().map(|(partition, why)| format!("{why} ({partition})")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mixing_is_answered_with_what_can_be_done() {
+        let text = ConsumeError::Mixed.to_string();
+        assert!(text.contains("build another") && !text.contains("unsubscribe"), "{text}");
+    }
 }
