@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use milena_client::TopicPartition;
 use milena_client::consumer::{
-    AssignmentEpoch, CommitError, Consumer, ConsumerEvent, ConsumerRecord, OffsetAndMetadata, OffsetRefused,
-    OffsetReset, RecordSet, Start,
+    AssignmentEpoch, CommitError, ConsumeError, Consumer, ConsumerEvent, ConsumerRecord, OffsetAndMetadata,
+    OffsetRefused, OffsetReset, RecordSet, Start,
 };
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -96,7 +96,9 @@ impl<'a> Printer<'a> {
                 biased;
                 _ = commit.tick(), if self.args.group.is_some() => self.commit_meanwhile().await,
                 event = self.consumer.next() => match event {
-                    // The consumer goes on trying by itself; whether to wait is for whoever watches.
+                    // The consumer goes on trying by itself; whether to wait is for whoever watches. Of what it can't
+                    // reach it has warned already, where all warnings go.
+                    Err(ConsumeError::Unreachable { .. }) => {}
                     Err(error) if error.class().is_retriable() => {
                         tracing::warn!(topic = self.args.topic, %error, "cannot consume for now");
                     }

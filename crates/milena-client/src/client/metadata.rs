@@ -369,7 +369,7 @@ impl MetadataKeeper {
         RequestError::Unreachable { address: self.address_of(broker), source: Arc::new(source) }
     }
 
-    fn address_of(&self, broker: &Broker) -> String {
+    pub(crate) fn address_of(&self, broker: &Broker) -> String {
         match broker {
             Broker::Bootstrap(address) => address.to_string(),
             Broker::Node(node) => {

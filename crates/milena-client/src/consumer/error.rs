@@ -8,6 +8,7 @@ use milena_core::group::classic::GroupError;
 use milena_core::group::commit_lane::OffsetRefused;
 use milena_protocol::record::RecordError;
 
+use super::outages::Outage;
 use crate::error::{ErrorClass, RequestError};
 
 /// Why `next` has no event. Unless its class says otherwise the consumer goes on: call `next` again.
@@ -46,6 +47,16 @@ pub enum ConsumeError {
         #[source]
         source: RequestError,
     },
+    /// Something has not been reached for `default.api.timeout.ms`. Told once; the consumer goes on trying, and
+    /// [`ConsumerEvent::Reached`](super::ConsumerEvent::Reached) says when it is over.
+    #[error("{outage}")]
+    Unreachable {
+        /// What, for how long, and where it was looked for.
+        outage: Outage,
+        /// Why the last attempt failed.
+        #[source]
+        source: Box<RequestError>,
+    },
     /// A request failed.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -75,6 +86,7 @@ impl ConsumeError {
             }
             Self::Group { source: GroupError::Refused(code), .. } => ErrorClass::of(*code),
             Self::Group { .. } => ErrorClass::Fatal,
+            Self::Unreachable { .. } => ErrorClass::Retriable,
             Self::Partition { source, .. } | Self::Request(source) => source.class(),
             Self::NoGroup | Self::Mixed => ErrorClass::InvalidConfiguration,
             Self::Closed => ErrorClass::Fatal,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
 
+use super::outages::Awaited;
 use super::record_set::RecordSet;
 use super::shared::Shared;
 
@@ -21,6 +22,9 @@ pub enum ConsumerEvent {
     Revoked(RevocationGuard),
     /// Partitions are gone already: others may hold them, commits for them are refused.
     Lost(Vec<TopicPartition>),
+    /// What [`ConsumeError::Unreachable`](super::ConsumeError::Unreachable) told of is there again, or is not needed any
+    /// more.
+    Reached(Awaited),
 }
 
 /// Partitions that were added.

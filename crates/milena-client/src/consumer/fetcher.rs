@@ -24,6 +24,7 @@ use tokio::time::sleep_until;
 use super::config::Isolation;
 use super::error::ConsumeError;
 use super::hand_over::Fetched;
+use super::outages::Awaited;
 use super::shared::{Shared, State};
 use crate::error::RequestError;
 
@@ -71,6 +72,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
             Plan::Leave => break,
             Plan::Wait(until) => wait(changed, until).await,
             Plan::Fetch(asked, mut charge) => {
+                let begun = shared.client.clock.now();
                 // The end does not wait for what the broker holds back.
                 let outcome = tokio::select! {
                     biased;
@@ -80,6 +82,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
                 match outcome {
                     Ok(reply) => {
                         failures = 0;
+                        shared.answered(&Awaited::Broker(node));
                         shared.take_in(Kind::Session, asked, reply, charge);
                     }
                     Err(RequestError::Closed) => shared.end(),
@@ -87,6 +90,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
                         shared.state().forget_asked(&asked);
                         drop(charge);
                         tracing::debug!(node, %error, "fetch failed");
+                        shared.failed(Awaited::Broker(node), begun, &error);
                         shared.client.metadata.request_refresh();
                         let backoff = shared.client.retry_backoff();
                         let wait = shared.client.chance.with(|rng| backoff.delay(failures, rng));

@@ -17,6 +17,7 @@ use super::error::ConsumeError;
 use super::event::ConsumerEvent;
 use super::fetcher::Kind;
 use super::hand_over::Buffer;
+use super::outages::Outages;
 use super::processed::Processed;
 use crate::client::ClientInner;
 
@@ -94,6 +95,7 @@ pub(super) struct State {
     pub(super) stale: bool,
     /// The last handle is gone.
     pub(super) abandoned: bool,
+    pub(super) outages: Outages,
     epochs: u64,
     /// How often the batch at an offset was found damaged.
     damaged: BTreeMap<TopicPartition, (i64, u32)>,
@@ -129,6 +131,7 @@ impl Shared {
             closed: false,
             stale: false,
             abandoned: false,
+            outages: Outages::default(),
             epochs: 0,
             damaged: BTreeMap::new(),
         };
@@ -216,9 +219,9 @@ impl Shared {
 
 impl State {
     /// An event for `next`. Errors that nobody fetches do not pile up, for they are told again; but that a partition has
-    /// no offset to read from is told once for each change of its course.
+    /// no offset to read from is told once for each change of its course, and an outage once.
     pub(super) fn push(&mut self, event: Result<ConsumerEvent, ConsumeError>) {
-        let is_told_once = matches!(event, Ok(_) | Err(ConsumeError::NoOffset(_)));
+        let is_told_once = matches!(event, Ok(_) | Err(ConsumeError::NoOffset(_) | ConsumeError::Unreachable { .. }));
         if is_told_once || self.events.len() < MOST_ERRORS {
             self.events.push_back(event);
         }

@@ -1,6 +1,7 @@
 //! What the membership machine asks, as Kafka's messages, and their answers as the machine reads them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use milena_core::group::classic::{GroupRequestKind, JoinReply, JoinedMember, NoReply, Reply};
@@ -14,6 +15,7 @@ use milena_protocol::messages::{HeartbeatRequest, JoinGroupRequest, LeaveGroupRe
 use super::offsets::ask_coordinator;
 use super::shared::Shared;
 use crate::client::coordinators::CoordinatorKind;
+use crate::error::RequestError;
 
 const PROTOCOL_TYPE: &str = "consumer";
 
@@ -38,8 +40,10 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
     let remember = |connection: &Connection| shared.remember(connection);
     match kind {
         GroupRequestKind::FindCoordinator => {
+            let begun = client.clock.now();
             let found = client.coordinators.find(client, CoordinatorKind::Group, group).await;
-            GroupReply::Coordinator(found.map(drop).map_err(|error| no_reply("FindCoordinator", &error)))
+            // Who it is says not yet that it answers.
+            GroupReply::Coordinator(found.map(drop).map_err(|error| shared.no_reply("FindCoordinator", begun, &error)))
         }
         GroupRequestKind::Join { member_id, protocols, reason } => {
             let rebalance = shared.config.max_poll_interval;
@@ -58,7 +62,8 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
             };
             // The coordinator answers when all members have joined, at the latest at their rebalance time limit.
             let answer = ask_coordinator(client, group, own, remember, 9, rebalance + limit, build).await;
-            GroupReply::Join(answer.map_err(|error| no_reply("JoinGroup", &error)).map(|answer| {
+            let answer = shared.judge("JoinGroup", client.clock.now(), answer, |answer| answer.error_code);
+            GroupReply::Join(answer.map(|answer| {
                 JoinReply {
                     error: answer.error_code,
                     generation: answer.generation_id,
@@ -96,7 +101,7 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
             };
             let wait = shared.config.max_poll_interval + limit;
             let answer = ask_coordinator(client, group, own, remember, 5, wait, build).await;
-            let answer = answer.map_err(|error| no_reply("SyncGroup", &error));
+            let answer = shared.judge("SyncGroup", client.clock.now(), answer, |answer| answer.error_code);
             GroupReply::Sync(answer.map(|answer| (answer.error_code, answer.assignment)))
         }
         GroupRequestKind::Heartbeat { member_id, generation } => {
@@ -107,8 +112,9 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
                 group_instance_id: instance.filter(|_| version >= 3).map(Into::into),
             };
             let limit = limit.min(shared.config.session_timeout);
+            let begun = client.clock.now();
             let answer = ask_coordinator(client, group, Purpose::Coordination, |_| (), 4, limit, build).await;
-            let answer = answer.map_err(|error| no_reply("Heartbeat", &error));
+            let answer = shared.judge("Heartbeat", begun, answer, |answer| answer.error_code);
             GroupReply::Heartbeat(answer.map(|answer| answer.error_code))
         }
         GroupRequestKind::Leave { member_id, reason } => {
@@ -124,16 +130,46 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
                 request
             };
             if let Err(error) = ask_coordinator(client, group, Purpose::Coordination, |_| (), 5, limit, build).await {
-                no_reply("LeaveGroup", &error);
+                tracing::debug!(%error, "no answer to LeaveGroup");
             }
             GroupReply::Leave
         }
     }
 }
 
-fn no_reply(api: &str, error: &crate::error::RequestError) -> NoReply {
-    tracing::debug!(api, %error, "no answer from the group coordinator");
-    NoReply
+impl Shared {
+    /// Remembers whether the coordinator could be used. Joins and syncs are held back by it for as long as the others
+    /// take: if they fail, it is since then that it can't.
+    fn judge<R>(
+        &self,
+        api: &'static str,
+        since: Instant,
+        answer: Result<R, RequestError>,
+        code: impl Fn(&R) -> ErrorCode,
+    ) -> Result<R, NoReply> {
+        match &answer {
+            Ok(answered) if is_about_coordinator(code(answered)) => {
+                self.failed(self.coordinator(), since, &RequestError::broker(api, code(answered), None));
+            }
+            Ok(_) => self.answered(&self.coordinator()),
+            Err(_) => {}
+        }
+        answer.map_err(|error| self.no_reply(api, since, &error))
+    }
+
+    fn no_reply(&self, api: &'static str, since: Instant, error: &RequestError) -> NoReply {
+        tracing::debug!(api, %error, "no answer from the group coordinator");
+        self.failed(self.coordinator(), since, error);
+        NoReply
+    }
+}
+
+/// It is not the coordinator, or not yet.
+pub(super) fn is_about_coordinator(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
+    )
 }
 
 fn millis(duration: std::time::Duration) -> i32 {

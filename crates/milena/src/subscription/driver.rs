@@ -216,6 +216,7 @@ impl Driver {
                 self.is_assigned = !self.held.is_empty();
                 self.engine.tell(SubscriptionEvent::Lost { partitions: reporting::names(&partitions) });
             }
+            ConsumerEvent::Reached(awaited) => self.handle_reached(&awaited),
             // The client may learn to tell more; none of it can be about records.
             _ => {}
         }

@@ -74,7 +74,8 @@ pub enum SubscriptionEvent {
     },
     /// Alarm cleared: a commit was acknowledged.
     CommitRecovered,
-    /// Alarm: a partition can't be read, or the consumer as a whole can't do something. It is tried again.
+    /// Alarm: a partition can't be read, or the consumer as a whole can't do something, such as reaching a broker or
+    /// the group's coordinator for a minute (`default.api.timeout.ms`). It is tried again.
     ConsumerFailed {
         /// Topic and partition, if it is about one.
         partition: Option<(String, i32)>,
@@ -82,7 +83,7 @@ pub enum SubscriptionEvent {
         error: String,
     },
     /// Alarm cleared: records of the partition came, where it goes on was found, or it is somebody else's; or the
-    /// consumer goes on.
+    /// consumer goes on: everything that it could not reach is there again.
     ConsumerRecovered {
         /// Topic and partition, if it was about one.
         partition: Option<(String, i32)>,
@@ -219,7 +220,7 @@ pub struct SubscriptionStatus {
     pub held_dead_letters: usize,
     /// Whether a full budget keeps a partition from being fetched.
     pub is_full: bool,
-    /// What can't be read or committed at present, if anything: why it may not become ready. It is tried again.
+    /// What can't be reached, read or committed at present, if anything: why it may not become ready. It is tried again.
     pub trouble: Option<String>,
     /// What its close left behind, once it is over; `None` if it ended otherwise.
     pub report: Option<CloseReport>,

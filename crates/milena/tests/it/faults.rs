@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milena::{Delivery, SubscriptionEvent, SubscriptionState};
+use milena::{Delivery, SubscriptionEvent, SubscriptionEvents, SubscriptionState};
 use milena_broker::{Broker, CoordinatorType, Fault, Rule};
 use milena_protocol::{ApiKey, ErrorCode};
 
@@ -50,6 +50,41 @@ async fn a_broker_that_is_gone_for_a_while_needs_no_reconnect() {
     }
     until("all are handled", || journal.distinct() == 40).await;
     journal.assert_order();
+    assert!(within("close", bus.close(Duration::from_secs(30))).await.is_complete());
+}
+
+/// What the consumer's alarms say within that time, and how many are cleared.
+async fn alarms(told: &mut SubscriptionEvents, time: Duration) -> (Vec<String>, usize) {
+    let (mut raised, mut cleared) = (Vec::new(), 0);
+    let until = tokio::time::Instant::now() + time;
+    while let Ok(Some(event)) = tokio::time::timeout_at(until, told.next()).await {
+        match event {
+            SubscriptionEvent::ConsumerFailed { error, .. } => raised.push(error),
+            SubscriptionEvent::ConsumerRecovered { .. } => cleared += 1,
+            _ => {}
+        }
+    }
+    (raised, cleared)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_stays_away_is_an_alarm_that_names_it_until_it_is_back() {
+    let broker = Broker::builder().topic("steps", 2).build();
+    let bus = bus_on(&broker).await;
+    let subscription = bus.subscribe(policy(), handler(&Journal::default())).group("workers").await.unwrap();
+    let mut told = subscription.events();
+    within("ready", subscription.ready()).await.unwrap();
+    broker.stop_node(0).await.unwrap();
+    let away = within("told", subscription.wait_for(|status| status.trouble.is_some())).await.unwrap();
+    let trouble = away.trouble.expect("waited for");
+    assert!(trouble.contains(&*broker.bootstrap()) && trouble.contains("check that"), "{trouble}");
+    let (raised, cleared) = alarms(&mut told, Duration::from_secs(600)).await;
+    assert_eq!((raised.len(), cleared), (2, 0), "the leader and the coordinator, once each: {raised:?}");
+    broker.start_node(0).await.unwrap();
+    within("recovered", subscription.wait_for(|status| status.trouble.is_none())).await.unwrap();
+    assert_eq!(alarms(&mut told, Duration::from_secs(1)).await, (vec![], 1));
+    bus.publish(&stepped("a", 0)).await.unwrap();
+    within("handled", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
     assert!(within("close", bus.close(Duration::from_secs(30))).await.is_complete());
 }
 

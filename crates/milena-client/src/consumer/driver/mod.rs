@@ -174,10 +174,11 @@ impl Driver {
         self.ask_for_offsets(now);
         self.start_fetchers();
         self.raise_stake();
+        let outages = self.shared.tell_outages(now);
         let membership = self.membership.as_ref().and_then(Membership::next_timeout);
         let questions = self.shared.state().next_question();
         let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
-        [membership, self.lane.next_timeout(), questions, closing].into_iter().flatten().min()
+        [membership, self.lane.next_timeout(), questions, closing, outages].into_iter().flatten().min()
     }
 
     fn raise_stake(&mut self) {

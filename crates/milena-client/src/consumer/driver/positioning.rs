@@ -11,6 +11,8 @@ use super::{Answer, Driver};
 use crate::consumer::config::Isolation;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::offsets::{self, Answers, Listed, OffsetAndMetadata};
+use crate::consumer::outages::Awaited;
+use crate::consumer::wire::is_about_coordinator;
 use crate::error::RequestError;
 
 /// After an error about one partition that a retry won't mend soon.
@@ -41,10 +43,21 @@ impl Driver {
                 let group = shared.config.group.as_deref().unwrap_or_default();
                 let partitions = committed.iter().map(|question| question.partition.clone()).collect();
                 let stable = shared.config.isolation == Isolation::ReadCommitted;
+                let (begun, coordinator) = (shared.client.clock.now(), shared.coordinator());
                 let answers = match offsets::committed(&shared.client, group, partitions, stable).await {
-                    Ok(answers) => answers,
+                    Ok(answers) => {
+                        match answers.as_ref().err().filter(|code| is_about_coordinator(**code)) {
+                            Some(code) => {
+                                let error = RequestError::broker("committed offsets", *code, None);
+                                shared.failed(coordinator, begun, &error);
+                            }
+                            None => shared.answered(&coordinator),
+                        }
+                        answers
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "committed offsets had no answer");
+                        shared.failed(coordinator, begun, &error);
                         Err(ErrorCode::COORDINATOR_NOT_AVAILABLE)
                     }
                 };
@@ -68,7 +81,12 @@ impl Driver {
                     Unresolved::Timestamp(timestamp) => Some((question.partition.clone(), timestamp)),
                     Unresolved::Committed => None,
                 });
+                let begun = shared.client.clock.now();
                 let answers = offsets::list(&shared.client, node, shared.config.isolation, targets.collect()).await;
+                match &answers {
+                    Ok(_) => shared.answered(&Awaited::Broker(node)),
+                    Err(error) => shared.failed(Awaited::Broker(node), begun, error),
+                }
                 Answer::Listed(questions, answers)
             });
         }

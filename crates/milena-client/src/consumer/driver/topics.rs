@@ -11,6 +11,7 @@ use milena_core::group::classic::MemberState;
 use milena_core::metadata::ClusterSnapshot;
 
 use super::{Answer, Driver};
+use crate::consumer::outages::Awaited;
 use crate::consumer::shared::Subscription;
 use crate::error::RequestError;
 
@@ -103,11 +104,16 @@ impl Driver {
             return;
         }
         (self.seen.1, self.seen.2) = (snapshot.generation(), assignments);
+        let mut leaderless = Vec::new();
         let matching = {
             let mut state = self.shared.state();
             let held: Vec<TopicPartition> = state.positions.iter().map(|(partition, _)| partition.clone()).collect();
             for partition in held {
                 let leader = snapshot.leader(&partition.topic, partition.partition);
+                if leader.is_none() {
+                    let had_one = state.positions.get(&partition).is_some_and(|position| position.leader.is_some());
+                    leaderless.extend(missing(&snapshot, &partition, had_one));
+                }
                 state.positions.set_leader(&partition, leader.map(|(node, epoch)| (node, epoch.unwrap_or(-1))));
             }
             match &state.subscription {
@@ -115,6 +121,7 @@ impl Driver {
                 _ => None,
             }
         };
+        leaderless.into_iter().for_each(|(awaited, error)| self.shared.failed(awaited, now, &error));
         if let Some(filter) = matching {
             let there = snapshot.topics().filter(|topic| topic.error.is_ok() && !topic.is_internal);
             let topics = there.filter(|topic| filter(&topic.name)).map(|topic| Arc::clone(&topic.name)).collect();
@@ -141,6 +148,25 @@ impl Driver {
             }
             _ => self.assigned_counts = Some((generation, counts)),
         }
+    }
+}
+
+/// What a partition without a leader waits for. One that never was there is reported by whoever looks for it.
+fn missing(
+    snapshot: &ClusterSnapshot,
+    partition: &TopicPartition,
+    had_leader: bool,
+) -> Option<(Awaited, RequestError)> {
+    let (topic, index) = (partition.topic.to_string(), partition.partition);
+    match snapshot.partition(&topic, index).map(|known| known.leader) {
+        // The metadata has forgotten the brokers, since none of them answered.
+        Some(Some(node)) => Some((Awaited::Broker(node), RequestError::NoBroker)),
+        Some(None) => {
+            let error = RequestError::NoLeader { topic, partition: index };
+            Some((Awaited::Leader(partition.clone()), error))
+        }
+        None if had_leader => Some((Awaited::Leader(partition.clone()), RequestError::UnknownTopic { topic })),
+        None => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use milena_client::TopicPartition;
-use milena_client::consumer::ConsumeError;
+use milena_client::consumer::{Awaited, ConsumeError};
 
 use super::Driver;
 use crate::subscription::consumer::partition_of;
@@ -17,11 +17,33 @@ pub(super) struct Alarms {
     foreign_members: Vec<String>,
     /// What the consumer could not do, by the partition that it is about, if it is about one.
     pub(super) consumer: BTreeMap<Option<TopicPartition>, String>,
+    /// What the consumer waits for and can't reach. The consumer says when that is over, and nothing else does: other
+    /// brokers' records say nothing of it.
+    pub(super) unreached: BTreeMap<Awaited, String>,
 }
 
 impl Driver {
     pub(super) fn raise_alarm_of_consumer(&mut self, error: &ConsumeError) {
-        self.raise_alarm(partition_of(error), describe(error));
+        match error {
+            ConsumeError::Unreachable { outage, .. } => {
+                let error = describe(error);
+                self.alarms.unreached.insert(outage.awaited.clone(), error.clone());
+                let partition = name_of(&outage.awaited);
+                self.engine.tell(SubscriptionEvent::ConsumerFailed { partition, error });
+            }
+            error => self.raise_alarm(partition_of(error), describe(error)),
+        }
+    }
+
+    pub(super) fn handle_reached(&mut self, awaited: &Awaited) {
+        if self.alarms.unreached.remove(awaited).is_none() {
+            return;
+        }
+        let partition = name_of(awaited);
+        // Those that are not about one partition are cleared together.
+        if !self.alarms.unreached.keys().any(|still| name_of(still) == partition) {
+            self.engine.tell(SubscriptionEvent::ConsumerRecovered { partition });
+        }
     }
 
     pub(super) fn raise_alarm(&mut self, about: Option<TopicPartition>, error: String) {
@@ -85,7 +107,9 @@ impl Driver {
         let (records, bytes) = self.engine.in_flight();
         let (counts, running, parked) = (self.engine.counts(), self.engine.running(), self.engine.parked());
         let (held_dead_letters, is_full) = (self.engine.held(), self.is_full);
-        let trouble = self.alarms.consumer.values().next().or(self.alarms.commit.as_ref());
+        // What is not reached comes first: the rest may follow from it.
+        let (unreached, consumer) = (self.alarms.unreached.values(), self.alarms.consumer.values());
+        let trouble = unreached.chain(consumer).chain(&self.alarms.commit).next();
         let held = &self.held;
         self.status.send_if_modified(|status| {
             let is_same = status.state == state
@@ -118,6 +142,14 @@ impl Driver {
             };
             true
         });
+    }
+}
+
+/// The partition that is waited for, if it is about one.
+fn name_of(awaited: &Awaited) -> Option<(String, i32)> {
+    match awaited {
+        Awaited::Leader(partition) => Some((partition.topic.to_string(), partition.partition)),
+        _ => None,
     }
 }
 
