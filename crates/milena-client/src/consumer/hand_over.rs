@@ -96,8 +96,11 @@ impl Shared {
             let (partition, mut part, position, epoch) = self.take_part()?;
             let step = part.step(position, &self.config);
             let done = self.put_back(partition, part, position, epoch, step);
-            // Room for a fetch, or a partition that has to be fetched again.
-            self.fetchers.notify_waiters();
+            // A part is done, which makes room for a fetch, or is to be fetched again. A set that was handed over leaves its
+            // part where it was, and changes nothing of what may be fetched.
+            if !matches!(done, Some(Ok(_))) {
+                self.fetchers.notify_waiters();
+            }
             if let Some(done) = done {
                 return Some(done);
             }

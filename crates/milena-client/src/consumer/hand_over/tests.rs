@@ -113,3 +113,19 @@ async fn records_that_are_read_while_their_partition_is_revoked_are_not_handed_o
     assert!(shared.put_back(partition, part, position, epoch, step).is_none());
     assert_eq!(shared.state().positions.get(&tp(0)).and_then(Position::position), Some(0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn fetchers_are_woken_when_a_part_is_done_and_not_for_each_set_of_it() {
+    let (shared, _client) = shared(config()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    let batches = [batch(0..5, None, false), batch(5..10, None, false)];
+    enter(&shared, part(version(&shared), &batches, &[], shared.budget.charge(1)));
+    let woken = shared.fetchers.notified();
+    tokio::pin!(woken);
+    woken.as_mut().enable();
+    let sets: Vec<_> = batches.iter().map(|_| shared.hand_over().expect("records").expect("sound")).collect();
+    assert!(!woken.as_mut().enable(), "what may be fetched is as before");
+    assert!(shared.hand_over().is_none());
+    assert!(woken.as_mut().enable(), "there is room now");
+    drop(sets);
+}
