@@ -203,6 +203,19 @@ impl Pool {
         self.state().addresses.entry(node).or_insert(address);
     }
 
+    /// Closes the connections of this purpose at once, to all brokers, and those that are being opened once they are:
+    /// whoever asked for them is gone. Another [`Self::get`] opens one again.
+    pub fn retire(&self, purpose: Purpose) {
+        let retired = self.state().slots.extract_if(.., |(_, of), _| *of == purpose).collect::<Vec<_>>();
+        for (_, slot) in retired {
+            match slot {
+                Slot::Open(connection, _) => connection.close(),
+                // Finds its place taken away when it is done.
+                Slot::Dialing { .. } => {}
+            }
+        }
+    }
+
     /// Number of open connections.
     pub fn open_connections(&self) -> usize {
         let state = self.state();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use milena_core::consumer::positions::{Positions, Start};
 use milena_core::consumer::prefetch::PrefetchBudget;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
-use milena_net::Connection;
+use milena_net::{Connection, Purpose};
 use tokio::sync::Notify;
 
 use super::config::ConsumerConfig;
@@ -198,6 +198,15 @@ impl Shared {
     pub(super) fn disconnect(&self) {
         let own = self.own.lock().expect("no code that holds this lock can panic").take();
         own.iter().flatten().for_each(Connection::close);
+        self.retire();
+    }
+
+    /// Ends what was dialled for us alone, too, by somebody who may have gone before it was there.
+    fn retire(&self) {
+        let Connections { fetch, aside, parked, membership } = self.connections;
+        for number in [fetch, aside, parked, membership] {
+            self.client.pool.retire(Purpose::Own(number));
+        }
     }
 
     pub(super) fn push(&self, event: Result<ConsumerEvent, ConsumeError>) {
@@ -322,6 +331,13 @@ impl State {
             .filter(|(partition, _)| self.positions.get(partition).is_some_and(|position| position.paused))
             .map(|(_, buffer)| buffer.bytes())
             .sum()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // A fetcher that was just ended may have had a dial begun since.
+        self.retire();
     }
 }
 

@@ -254,6 +254,33 @@ async fn a_late_failure_at_an_old_address_holds_up_no_dial_to_the_new_one() {
 }
 
 #[tokio::test]
+async fn what_is_retired_is_closed_open_or_not_and_nothing_else_is() {
+    let (bench, mut peers) = bench();
+    let (ours, others) = (Purpose::Own(1), Purpose::Own(2));
+    let (open, other) = {
+        let play = async {
+            for _ in 0..2 {
+                let mut peer = peers.recv().await.expect("a dial");
+                peer.handshake().await;
+                tokio::spawn(peer.echo());
+            }
+        };
+        let (open, other, ()) = tokio::join!(bench.pool.get(&ONE, ours), bench.pool.get(&ONE, others), play);
+        (open.expect("a connection"), other.expect("a connection"))
+    };
+    bench.pool.update_brokers(BTreeMap::from([(1, broker_address(9092)), (2, broker_address(9093))]));
+    assert!(bench.pool.try_get(&Broker::Node(2), ours).is_none());
+    let mut opening = peers.recv().await.expect("a dial that nobody waits for");
+
+    bench.pool.retire(ours);
+    open.closed().await;
+    opening.handshake().await;
+    assert!(opening.request().await.is_none(), "closed as soon as it is open");
+    other.call(request("still")).await.expect("an answer");
+    assert_eq!(bench.pool.open_connections(), 1);
+}
+
+#[tokio::test]
 async fn closing_ends_every_task_and_refuses_what_comes() {
     let (bench, mut peers) = bench();
     // One connection open, one request on it unanswered, one dial in the middle of its handshake.
