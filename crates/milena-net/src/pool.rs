@@ -298,7 +298,7 @@ impl Pool {
         }
         let dialed = Connection::connect(&*self.inner.connector, address.clone(), config, &self.inner.tasks).await;
         unfinished.armed = false;
-        let outcome = self.settle(&key, &address, dialed);
+        let outcome = self.settle(&key, &address, &report, dialed);
         if let Err(error) = &outcome {
             tracing::debug!(broker = %key.0, %address, %error, "dial failed");
         }
@@ -310,12 +310,18 @@ impl Pool {
         &self,
         key: &(Broker, Purpose),
         address: &BrokerAddress,
+        report: &watch::Sender<Outcome>,
         dialed: Result<Connection, ConnectError>,
     ) -> Result<Connection, ConnectError> {
         let now = Instant::now();
         let mut state = self.state();
-        let current =
-            matches!(state.slots.get(key), Some(Slot::Dialing { address: dialing, .. }) if dialing == address);
+        // Another dial may have the place by now, to this very address even.
+        let current = match state.slots.get(key) {
+            Some(Slot::Dialing { address: dialing, outcome }) => {
+                dialing == address && outcome.same_channel(&report.subscribe())
+            }
+            Some(Slot::Open(..)) | None => false,
+        };
         match &dialed {
             // The address has changed meanwhile, or the pool was closed.
             Ok(connection) if !current || state.closed => {

@@ -237,6 +237,12 @@ impl ProducerConfig {
         self.compression.policy()
     }
 
+    /// How long a batch that can't be sent takes records: a small part of what `delivery.timeout.ms` leaves beside one
+    /// request, since its records run out of time together.
+    pub(crate) fn patience(&self) -> Duration {
+        self.linger + self.delivery_timeout.saturating_sub(self.linger + self.request_timeout) / 8
+    }
+
     /// How many of a partition's batches may be in flight.
     pub(crate) fn in_flight(&self) -> usize {
         if self.idempotence { self.max_in_flight } else { 1 }

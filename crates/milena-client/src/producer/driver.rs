@@ -88,6 +88,7 @@ impl Shared {
             let Some((partition, due)) = timer else { break };
             nodes.extend(match due {
                 Due::Linger(number) => self.end_linger(&partition, number),
+                Due::Age => self.end_age(&partition, now),
                 Due::Retry => {
                     let mut state = partition.lock();
                     self.list(&partition, &mut state)
@@ -110,7 +111,32 @@ impl Shared {
             return None;
         }
         state.ripe = true;
+        self.arm_age(partition, &mut state);
         self.list(partition, &mut state)
+    }
+
+    /// What could not be sent for long takes no more records: they would run out of time with its first one.
+    fn end_age(&self, partition: &Arc<Partition>, now: Instant) -> Option<i32> {
+        let mut state = partition.lock();
+        state.age_armed = false;
+        if !state.ripe {
+            return None;
+        }
+        let is_old = state.open.as_ref().is_some_and(|open| open.created() + self.config.patience() <= now);
+        if !is_old {
+            self.arm_age(partition, &mut state);
+            return None;
+        }
+        state.close();
+        partition.publish(&state);
+        self.list(partition, &mut state)
+    }
+
+    /// At most one timer a partition, and none for a batch that has gone by then.
+    fn arm_age(&self, partition: &Arc<Partition>, state: &mut State) {
+        let Some(open) = state.open.as_ref().filter(|_| !state.age_armed) else { return };
+        state.age_armed = true;
+        self.arm(open.created() + self.config.patience(), partition, Due::Age);
     }
 
     /// Reports what ran out of time, and sets the timer for what runs out next.
@@ -148,18 +174,19 @@ impl Shared {
         let node = self.list(partition, &mut state);
         let leader = state.leader;
         drop(state);
-        let found = self.hindrance(leader);
         for done in &mut done {
             let Some((_, outcome)) = &mut done.report else { continue };
             let was_sent = matches!(outcome, BatchOutcome::PossiblyWritten(_));
             if let BatchOutcome::Failed(failure) | BatchOutcome::PossiblyWritten(failure) = outcome
                 && let ProduceFailure::DeliveryTimeout { hindrance, .. } = failure
             {
-                // What was sent had a producer id.
-                *hindrance = found.clone().filter(|(lack, _)| !was_sent || *lack != Hindrance::NoProducerId);
+                *hindrance = self.hindrance(leader, was_sent);
             }
         }
-        self.fail(late, &ProduceFailure::DeliveryTimeout { limit: timeout, last: None, hindrance: found });
+        if !late.is_empty() {
+            let hindrance = self.hindrance(leader, false);
+            self.fail(late, &ProduceFailure::DeliveryTimeout { limit: timeout, last: None, hindrance });
+        }
         if let Some(used) = bump {
             self.bump(used);
         }
@@ -167,9 +194,9 @@ impl Shared {
         node
     }
 
-    /// What keeps batches for `leader` from being sent, if that is known.
-    fn hindrance(&self, leader: Option<Leader>) -> Option<(Hindrance, Option<Cause>)> {
-        if let Some(cause) = self.no_producer_id() {
+    /// What keeps a batch for `leader` from being sent, if that is known. One that was sent before has a producer id.
+    fn hindrance(&self, leader: Option<Leader>, was_sent: bool) -> Option<(Hindrance, Option<Cause>)> {
+        if let Some(cause) = self.no_producer_id().filter(|_| !was_sent) {
             return Some((Hindrance::NoProducerId, Some(cause)));
         }
         let Some(leader) = leader else {

@@ -58,6 +58,7 @@ pub(super) struct State {
     pub(super) linger_armed: bool,
     /// The open batch has lingered long enough: it goes as soon as it can be sent, and takes records until then.
     pub(super) ripe: bool,
+    pub(super) age_armed: bool,
     pub(super) deadline_armed: bool,
     /// A wave found the open batch and no token for it: it waits for its linger.
     pub(super) must_linger: bool,

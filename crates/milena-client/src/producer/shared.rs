@@ -301,7 +301,7 @@ impl Shared {
         }
     }
 
-    /// Makes sure that what is open will be closed when its linger ends.
+    /// Makes sure that what is open will go when its linger ends.
     pub(super) fn arm_linger(&self, partition: &Arc<Partition>, state: &mut State) {
         let Some(open) = state.open.as_ref().filter(|open| !open.is_empty()) else { return };
         if !state.linger_armed {

@@ -12,6 +12,8 @@ use super::partition::Partition;
 pub(super) enum Due {
     /// The open batch with this number has waited long enough.
     Linger(u64),
+    /// An open batch that can't be sent may have grown too old to take records.
+    Age,
     /// A failed batch may be tried again.
     Retry,
     /// A batch may be out of time.

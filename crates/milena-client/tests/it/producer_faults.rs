@@ -247,6 +247,27 @@ async fn never_sent_has_failed_for_certain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn record_that_comes_late_to_a_partition_without_leader_has_its_own_time() {
+    let broker = Broker::builder().topic("t", 1).seed(3).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client)
+        .delivery_timeout(Duration::from_secs(10))
+        .request_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    send(&producer, 0, 0).await.await.unwrap();
+    broker.remove_leader("t", 0).unwrap();
+    client.refresh_metadata().await.unwrap();
+    let early = send(&producer, 0, 1).await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let late = send(&producer, 0, 2).await;
+    assert_eq!(soon(early).await.unwrap_err().outcome(), Outcome::Failed);
+    broker.move_leader("t", 0, 0).unwrap();
+    soon(late).await.expect("of its ten seconds one has passed");
+    assert_eq!(numbers(&client, "t", 0).await, [0, 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn definite_refusal_is_told_and_costs_no_epoch() {
     let broker = Broker::builder().topic("t", 1).seed(3).build();
     let client = client(&broker).await;

@@ -61,6 +61,11 @@ pub struct ReplyFrame {
 pub trait ResponseHandler: Send {
     /// Takes the outcome. A request without reply yields an empty body once its last byte has been written.
     fn handle(self: Box<Self>, reply: Result<ReplyFrame, RequestError>);
+
+    /// Whether somebody still wants to know. A connection that drains does not wait for an answer to nobody.
+    fn is_awaited(&self) -> bool {
+        true
+    }
 }
 
 impl<F> ResponseHandler for F

@@ -114,10 +114,11 @@ impl Connection {
             .connect(address.clone())
             .await
             .map_err(|source| ConnectError::Unreachable { address: address.clone(), source: Arc::new(source) })?;
-        tracing::debug!(%address, peer = transport.peer, "stream open");
+        let peer = transport.peer;
+        tracing::debug!(%address, peer, "stream open");
         let max_frame = config.max_frame;
         let shared = Arc::new(Shared::new(address, transport.writer, config));
-        let mut opening = Opening { connection: Some(Self { shared: Arc::clone(&shared) }), connector };
+        let mut opening = Opening { connection: Some(Self { shared: Arc::clone(&shared) }), connector, peer };
         let task = ConnectionTask::new(Arc::clone(&shared), FrameReader::new(transport.reader));
         tasks.spawn("connection", task).map_err(|_| ConnectError::Closed)?;
         let connection = Self { shared };
@@ -222,11 +223,10 @@ impl Connection {
     async fn call_with(&self, permit: Option<Permit>, frame: RequestFrame) -> Result<ReplyFrame, RequestError> {
         let api = frame.api_key;
         let (answer, answered) = oneshot::channel();
-        // Nobody may be listening any more: then the answer is discarded, and its slot was kept until now.
-        let handler = move |reply| drop(answer.send(reply));
-        self.shared.submit(permit, frame, Box::new(handler)).map_err(|rejected| rejected.error)?;
+        self.shared.submit(permit, frame, Box::new(Caller(answer))).map_err(|rejected| rejected.error)?;
+        let mut waiting = Waiting { shared: &self.shared, answered };
         // The handler is called whatever happens; a panic between is the only way to lose the sender.
-        answered.await.unwrap_or_else(|_| Err(self.refused(api)))
+        (&mut waiting.answered).await.unwrap_or_else(|_| Err(self.refused(api)))
     }
 
     fn refused(&self, api: ApiKey) -> RequestError {
@@ -338,17 +338,50 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// Hands the answer to whoever called.
+struct Caller(oneshot::Sender<Result<ReplyFrame, RequestError>>);
+
+impl ResponseHandler for Caller {
+    fn handle(self: Box<Self>, reply: Result<ReplyFrame, RequestError>) {
+        // Nobody may be listening any more: then the answer is discarded, and its slot was kept until now.
+        drop(self.0.send(reply));
+    }
+
+    fn is_awaited(&self) -> bool {
+        !self.0.is_closed()
+    }
+}
+
+/// Waits for an answer; whoever gives that up tells the connection, if it drains and waits for that answer alone.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    answered: oneshot::Receiver<Result<ReplyFrame, RequestError>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.answered.is_terminated() {
+            return;
+        }
+        self.answered.close();
+        if self.shared.state().draining {
+            self.shared.wake_task();
+        }
+    }
+}
+
 /// Closes a connection whose set-up is dropped or fails, and tells the connector.
 struct Opening<'a> {
     connection: Option<Connection>,
     connector: &'a dyn Connector,
+    peer: String,
 }
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         if let Some(connection) = &self.connection {
             connection.close();
-            self.connector.led_nowhere(connection.address());
+            self.connector.led_nowhere(connection.address(), &self.peer);
         }
     }
 }

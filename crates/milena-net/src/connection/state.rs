@@ -104,6 +104,10 @@ impl Pending {
         correlation_id(self.number)
     }
 
+    pub(super) fn is_awaited(&self) -> bool {
+        self.handler.is_awaited()
+    }
+
     /// Gives the permit back, then calls the handler: it may use the permit at once.
     pub(super) fn complete(self, outcome: Result<ReplyFrame, RequestError>) {
         drop(self.permit);

@@ -114,7 +114,7 @@ impl ConnectionTask {
                     tracing::trace!(%reason, "closing");
                     return Poll::Ready(CloseReason::Closed);
                 }
-                if state.pending.is_empty() && state.draining {
+                if state.draining && !state.has_unwritten() && !state.pending.iter().any(Pending::is_awaited) {
                     return Poll::Ready(CloseReason::Closed);
                 }
                 let unmuted = state.muted_until.filter(|until| now < *until);

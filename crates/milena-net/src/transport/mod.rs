@@ -21,10 +21,10 @@ pub trait Connector: fmt::Debug + Send + Sync + 'static {
     /// Opens a stream to `address`. The caller bounds the wait and may drop the future.
     fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>>;
 
-    /// The stream that was opened last to `address` led to no broker: it was closed, or stayed silent, before the first
-    /// answer. Where there are several ways to `address`, the next dial should begin with another.
-    fn led_nowhere(&self, address: &BrokerAddress) {
-        let _ = address;
+    /// The stream to `address` whose other end is `peer` led to no broker: it was closed, or stayed silent, before the
+    /// first answer. Where there are several ways to `address`, the next dial should begin with another.
+    fn led_nowhere(&self, address: &BrokerAddress, peer: &str) {
+        let _ = (address, peer);
     }
 
     /// Whether the streams live inside this process, so that they work under a paused clock. Over a real network a

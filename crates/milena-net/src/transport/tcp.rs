@@ -57,10 +57,11 @@ impl Routes {
         self.lock().insert(address.clone(), route);
     }
 
-    /// The address that answered led to no broker.
-    fn leave(&self, address: &BrokerAddress) {
+    /// The address that answered led to no broker. Another dial may have found a better one since.
+    fn leave(&self, address: &BrokerAddress, peer: &str) {
         if let Some(route) = self.lock().get_mut(address)
             && let Route::From(candidate) = *route
+            && candidate.to_string() == peer
         {
             *route = Route::After(candidate);
         }
@@ -91,8 +92,8 @@ impl Connector for TcpConnector {
         Box::pin(async move { dial(&address, this.address_timeout, &this.routes).await.map(Transport::tcp) })
     }
 
-    fn led_nowhere(&self, address: &BrokerAddress) {
-        self.routes.leave(address);
+    fn led_nowhere(&self, address: &BrokerAddress, peer: &str) {
+        self.routes.leave(address, peer);
     }
 }
 
@@ -233,7 +234,8 @@ mod tests {
         for wanted in [addresses[0], addresses[1], addresses[0]] {
             let reached = first_reached(&named(), addresses, LIMIT, &connector.routes, connect).await;
             assert_eq!(reached.expect("both accept"), wanted);
-            connector.led_nowhere(&named());
+            connector.led_nowhere(&named(), "192.0.2.3:9092");
+            connector.led_nowhere(&named(), &wanted.to_string());
         }
     }
 

@@ -215,6 +215,29 @@ async fn a_throttle_in_an_answer_is_kept_and_lengthens_running_limits() {
 }
 
 #[tokio::test]
+async fn draining_waits_for_no_answer_that_nobody_awaits() {
+    for given_up_before in [true, false] {
+        let (connection, mut peer, tasks) = open(1024, ConnectionConfig::default()).await;
+        let call = tokio::spawn({
+            let connection = connection.clone();
+            async move { connection.call(request("never answered")).await.map(drop) }
+        });
+        peer.request().await.expect("the whole request");
+        if given_up_before {
+            call.abort();
+            let _ = call.await;
+            connection.close_when_idle();
+        } else {
+            connection.close_when_idle();
+            tokio::task::yield_now().await;
+            assert_eq!(tasks.len(), 1, "it is waited for");
+            call.abort();
+        }
+        connection.closed().await;
+    }
+}
+
+#[tokio::test]
 async fn draining_lets_requests_end_and_takes_no_more() {
     let (connection, mut peer, tasks) = open(1024, ConnectionConfig::default()).await;
     let call = tokio::spawn({

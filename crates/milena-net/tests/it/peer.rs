@@ -137,7 +137,7 @@ impl Connector for Stage {
         Box::pin(async move { Ok(Transport::memory(client, address.to_string())) })
     }
 
-    fn led_nowhere(&self, _: &BrokerAddress) {
+    fn led_nowhere(&self, _: &BrokerAddress, _: &str) {
         self.led_nowhere.fetch_add(1, Relaxed);
     }
 
