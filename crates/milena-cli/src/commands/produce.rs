@@ -2,20 +2,26 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use milena_client::producer::{Delivery, ProduceError, Producer, Record, RecordHeader, RecordMetadata};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Stdin};
+use tokio::sync::oneshot;
 
 use crate::args::{InputFormat, ProduceArgs};
 use crate::connect;
 use crate::failure::{Failure, Trying as _, told};
-use crate::interrupt::interrupted;
+use crate::interrupt::Interrupts;
 use crate::jsonl::{self, Encoding, InputRecord};
 
 /// How many records may be unacknowledged; the producer's own memory bounds the bytes.
 const WINDOW: usize = 10_000;
+
+const DEAF: &str = "cannot wait for a signal";
+
+/// Resolves when nothing more is to be read.
+type Stopped = oneshot::Receiver<io::Result<()>>;
 
 pub(crate) async fn run(args: ProduceArgs) -> Result<(), Failure> {
     let client = connect::client(args.bootstrap.servers()?).await?;
@@ -28,24 +34,38 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<(), Failure> {
         failures: BTreeMap::new(),
         progress: progress(),
     };
-    // Ctrl-C is how one ends an endless input, and nothing failed: a line of which only a part was read is none.
+    let mut interrupts = Interrupts::new().trying(DEAF)?;
+    let (stop, stopped) = oneshot::channel();
+    // Nothing but the reading is called off by the first: a line in hand, or a delivery that is waited for, would be
+    // lost without a word.
+    let impatient = async {
+        let _ = stop.send(interrupts.next().await);
+        if interrupts.next().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
     let outcome = tokio::select! {
-        () = sender.send_all(&args) => Ok(()),
-        interrupted = interrupted() => interrupted.trying("cannot wait for a signal"),
+        biased;
+        () = sender.run(&args, stopped) => Ok(()),
+        () = impatient => Err(Failure::Failed("interrupted before all that was read was acknowledged".to_owned())),
     };
-    // Whatever stopped the reading, what was read before it is delivered.
-    let failures = tokio::select! {
-        failures = sender.finish() => failures,
-        _ = interrupted() => return Err(Failure::Failed("interrupted before all that was read was acknowledged".into())),
-    };
-    connect::close(&client).await;
-    told_all_but_the_last(failures)?;
-    outcome
+    let failures = std::mem::take(&mut sender.failures);
+    drop(sender);
+    if outcome.is_ok() {
+        connect::close(&client).await;
+    }
+    told_all(failures, outcome)
 }
 
-/// Each line that is not on the broker is worth a line on stderr, whatever became of the others.
-fn told_all_but_the_last(mut failures: BTreeMap<u64, Failure>) -> Result<(), Failure> {
-    let Some((_, last)) = failures.pop_last() else { return Ok(()) };
+/// Each line that is known not to be on the broker is worth a line on stderr, whatever became of the others.
+fn told_all(mut failures: BTreeMap<u64, Failure>, outcome: Result<(), Failure>) -> Result<(), Failure> {
+    let last = match outcome {
+        Err(failure) => failure,
+        Ok(()) => match failures.pop_last() {
+            Some((_, last)) => last,
+            None => return Ok(()),
+        },
+    };
     for failure in failures.into_values() {
         failure.report();
     }
@@ -72,14 +92,21 @@ struct Sender {
 }
 
 impl Sender {
-    async fn send_all(&mut self, args: &ProduceArgs) {
+    /// Ctrl-C is how one ends an endless input, and nothing failed. Whatever ends the reading, what was read before it
+    /// is delivered.
+    async fn run(&mut self, args: &ProduceArgs, stopped: Stopped) {
+        self.send_all(args, stopped).await;
+        self.finish().await;
+    }
+
+    async fn send_all(&mut self, args: &ProduceArgs, mut stopped: Stopped) {
         let mut input = BufReader::with_capacity(256 * 1024, tokio::io::stdin());
         let mut line = Vec::new();
         let mut number = 0;
         while self.failures.is_empty() {
             line.clear();
             number += 1;
-            match self.read_line(&mut input, &mut line).await {
+            match self.read_line(&mut input, &mut line, &mut stopped).await {
                 Ok(()) if line.is_empty() => return,
                 Ok(()) => {
                     if let Err(failure) = self.take(number, &line, args).await {
@@ -91,21 +118,27 @@ impl Sender {
         }
     }
 
-    /// Reads a whole line, or nothing at the end of the input and once a record was lost. Meanwhile it hears what
-    /// becomes of the oldest record: stdin may be slow or endless, and a record that was refused is news at once.
-    async fn read_line(&mut self, input: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> Result<(), Failure> {
+    /// Reads a whole line, or nothing at the end of the input, once a record was lost and when it is `stopped`. Meanwhile
+    /// it hears what becomes of the oldest record: stdin may be slow or endless, and a record that was refused is news
+    /// at once.
+    async fn read_line(
+        &mut self,
+        input: &mut BufReader<Stdin>,
+        line: &mut Vec<u8>,
+        stopped: &mut Stopped,
+    ) -> Result<(), Failure> {
         loop {
-            let Some((number, delivery)) = self.waiting.front_mut() else {
-                return input.read_until(b'\n', line).await.trying("cannot read stdin").map(drop);
-            };
-            let number = *number;
             tokio::select! {
+                // First what is in memory already: all whole lines of that are taken before the end is heard of.
                 biased;
                 // Called off halfway it leaves what it has read in `line`, and goes on from there.
                 read = input.read_until(b'\n', line) => return read.trying("cannot read stdin").map(drop),
-                delivered = delivery => {
-                    self.waiting.pop_front();
-                    self.settle(number, delivered);
+                heard = &mut *stopped => {
+                    // A line of which only a part was read is none.
+                    line.clear();
+                    return heard.unwrap_or(Ok(())).trying(DEAF);
+                }
+                () = self.settle_oldest(), if !self.waiting.is_empty() => {
                     if !self.failures.is_empty() {
                         line.clear();
                         return Ok(());
@@ -144,9 +177,11 @@ impl Sender {
         Ok(())
     }
 
+    /// Called off halfway it has heard of nothing, and the oldest is the oldest still.
     async fn settle_oldest(&mut self) {
-        if let Some((line, delivery)) = self.waiting.pop_front() {
-            let delivered = delivery.await;
+        if let Some((line, delivery)) = self.waiting.front_mut() {
+            let (line, delivered) = (*line, delivery.await);
+            self.waiting.pop_front();
             self.settle(line, delivered);
         }
     }
@@ -165,15 +200,14 @@ impl Sender {
         bad_line(line, &format!("cannot produce to topic {}: {}", self.topic, told(error)))
     }
 
-    /// Waits until all records have been heard of, and says what went wrong, by line.
-    async fn finish(mut self) -> BTreeMap<u64, Failure> {
+    /// Waits until all records have been heard of.
+    async fn finish(&mut self) {
         self.producer.flush().await;
         while !self.waiting.is_empty() {
             self.settle_oldest().await;
         }
         self.progress.finish_and_clear();
         tracing::info!(records = self.delivered, topic = self.topic, "delivered");
-        self.failures
     }
 }
 

@@ -1,8 +1,13 @@
 //! `milena produce`, as `milena consume` sees it.
 
+use std::io::{PipeWriter, Write as _, pipe};
+use std::process::Child;
+use std::time::Duration;
+
+use milena_broker::{Broker, Fault, Rule};
 use serde_json::json;
 
-use crate::support::{Cluster, command, end, records, signal, until};
+use crate::support::{Cluster, Ended, command, embedded, end, records, run_at, signal, until};
 
 #[test]
 fn every_part_of_a_record_comes_back_as_it_went() {
@@ -155,4 +160,76 @@ fn whoever_ends_it_loses_nothing_that_was_read() {
         drop(input);
     }
     assert_eq!(cluster.values(&["-t", "orders"]), ["whole", "whole"]);
+}
+
+/// More lines than may be unacknowledged at once, all in memory after the first read of stdin.
+const MANY: usize = 10_050;
+
+/// `milena produce` in the midst of its work: a broker that takes this long to look at the first batch has it, all of
+/// `lines` were read from a pipe that stays open, and as many as may be are unacknowledged. After the record that the
+/// batch holds it waits for nothing until it waits for room or for more lines: there a signal finds it.
+async fn in_its_midst(broker: &Broker, address: &str, hold: Duration, lines: &[u8]) -> (Child, PipeWriter) {
+    // Of all that it asks, only a batch is about a partition.
+    let slow = broker.faults().add(Rule::new(Fault::Delay(hold)).topic("orders").partition(0));
+    let (stdin, mut input) = pipe().unwrap();
+    assert!(lines.len() <= 60_000, "a pipe holds it all");
+    input.write_all(lines).unwrap();
+    let mut produce = command(&["produce", "-t", "orders", "--format", "lines", "-b", address]);
+    let child = produce.stdin(stdin).spawn().unwrap();
+    let has_come = async {
+        while broker.faults().hits(slow) == 0 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), has_come).await.expect("the first batch");
+    (child, input)
+}
+
+async fn ended(child: Child) -> Ended {
+    tokio::task::spawn_blocking(|| end(child)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_finds_no_moment_at_which_a_line_that_was_read_is_lost() {
+    for name in ["INT", "TERM"] {
+        let (broker, address) = embedded(&[("orders", 1)]).await;
+        let (child, input) = in_its_midst(&broker, &address, Duration::from_secs(3), &b"x\n".repeat(MANY)).await;
+        signal(child.id(), name);
+        assert_eq!(ended(child).await.ok(), "");
+        drop(input);
+        assert_eq!(broker.log_offsets("orders", 0).unwrap(), (0, MANY as i64), "after {name}");
+        broker.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_waited_for_at_an_interrupt_and_then_refused_is_told_by_its_line() {
+    // It waits for a line more, or has one in hand that there is no room for: it goes no further than that one, which is
+    // delivered as all before it are.
+    for (more, delivered) in [(0, 0), (MANY - 1, 10_000)] {
+        let (broker, address) = embedded(&[]).await;
+        let create = ["topics", "create", "orders", "-p", "1", "--config", "max.message.bytes=20000"];
+        run_at(&address, &create, "").await.ok();
+        // Larger than any batch of several, so that it is alone in being refused.
+        let lines = [&b"x".repeat(30_000)[..], b"\n", &b"x\n".repeat(more)].concat();
+        let (child, input) = in_its_midst(&broker, &address, Duration::from_secs(3), &lines).await;
+        signal(child.id(), "INT");
+        let ended = ended(child).await;
+        drop(input);
+        ended.fails(1, &["line 1: cannot produce to topic orders"]);
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        assert_eq!(broker.log_offsets("orders", 0).unwrap(), (0, delivered), "{more} lines after it");
+        broker.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_interrupt_ends_what_the_first_left_to_be_delivered() {
+    let (broker, address) = embedded(&[("orders", 1)]).await;
+    // Longer than anything here waits.
+    let (child, input) = in_its_midst(&broker, &address, Duration::from_secs(600), &b"x\n".repeat(MANY)).await;
+    signal(child.id(), "INT");
+    signal(child.id(), "TERM");
+    ended(child).await.fails(1, &["interrupted before all that was read was acknowledged"]);
+    drop(input);
 }
