@@ -116,13 +116,12 @@ fn a_port_whose_server_reads_lines_is_told_at_once() {
             let _ = std::io::Write::write_all(reader.get_mut(), b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
     });
-    let started = Instant::now();
-    let commands = [&["demo"][..], &["topics", "list"], &["consume", "-t", "orders"], &["bench", "produce"]];
-    let tries = commands.map(|args| command(&[args, &["-b", &address]].concat()).spawn().unwrap());
-    for child in tries {
-        end(child).fails(1, &[&address, "not a Kafka broker"]);
+    // One after the other, each with a clock of its own: together they would share the machine with each other.
+    for args in [&["demo"][..], &["topics", "list"], &["consume", "-t", "orders"], &["bench", "produce"]] {
+        let started = Instant::now();
+        milena(&[args, &["-b", &address]].concat()).fails(1, &[&address, "not a Kafka broker"]);
+        assert!(started.elapsed().as_secs() < 9, "{args:?}: without waiting for the limit");
     }
-    assert!(started.elapsed().as_secs() < 9, "without waiting for the limit");
 }
 
 #[test]
