@@ -1,0 +1,9 @@
+//! kacrab under load, its allocations counted.
+#![forbid(unsafe_code)]
+
+#[global_allocator]
+static COUNTER: &load::Counter = &load::INSTRUMENTED_SYSTEM;
+
+fn main() -> std::process::ExitCode {
+    load::main(&peer_kacrab::CLIENT, Some(COUNTER))
+}

@@ -1,0 +1,6 @@
+//! kacrab under load, measured.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    load::main(&peer_kacrab::CLIENT, None)
+}

@@ -1,0 +1,9 @@
+//! krafka under load, its allocations counted.
+#![forbid(unsafe_code)]
+
+#[global_allocator]
+static COUNTER: &load::Counter = &load::INSTRUMENTED_SYSTEM;
+
+fn main() -> std::process::ExitCode {
+    load::main(&peer_krafka::CLIENT, Some(COUNTER))
+}

@@ -1,0 +1,9 @@
+//! rdkafka under load, its allocations counted.
+#![forbid(unsafe_code)]
+
+#[global_allocator]
+static COUNTER: &load::Counter = &load::INSTRUMENTED_SYSTEM;
+
+fn main() -> std::process::ExitCode {
+    load::main(&peer_rdkafka::CLIENT, Some(COUNTER))
+}

@@ -1,0 +1,6 @@
+//! rdkafka under load, measured.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    load::main(&peer_rdkafka::CLIENT, None)
+}

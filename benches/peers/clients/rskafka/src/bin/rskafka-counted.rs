@@ -1,0 +1,9 @@
+//! rskafka under load, its allocations counted.
+#![forbid(unsafe_code)]
+
+#[global_allocator]
+static COUNTER: &load::Counter = &load::INSTRUMENTED_SYSTEM;
+
+fn main() -> std::process::ExitCode {
+    load::main(&peer_rskafka::CLIENT, Some(COUNTER))
+}

@@ -1,0 +1,6 @@
+//! rskafka under load, measured.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    load::main(&peer_rskafka::CLIENT, None)
+}
