@@ -1,4 +1,7 @@
-//! `cargo xtask bench`: `milena bench` in each of its modes and codecs on one real node, as one table.
+//! `cargo xtask bench`: `milena bench` in each of its modes and codecs on one real node, as one table. With `--peers` it
+//! is `peers`: milena beside clients written by others.
+
+mod peers;
 
 use clap::Args;
 use serde_json::Value;
@@ -26,17 +29,22 @@ const RUNS: [(&str, &str); 11] = [
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Brokers to run on; without them a cluster is started for the run
-    #[arg(short, long, value_name = "HOST:PORT,…")]
+    #[arg(short, long, value_name = "HOST:PORT,…", conflicts_with = "peers")]
     bootstrap: Option<String>,
-    /// Records of each run; a tenth of them for latency
+    /// Records of each run; a tenth of them for latency, a quarter where a peer's have 1 KB
     #[arg(long, default_value_t = 1_000_000)]
     records: u64,
     /// Bytes of a record's value
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, conflicts_with = "peers")]
     size: u64,
+    #[command(flatten)]
+    peers: peers::Arguments,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    if arguments.peers.peers {
+        return peers::run(&arguments.peers, arguments.records);
+    }
     host::run(host::cargo().args(["build", "--quiet", "--release", "--package", "milena-cli"]))?;
     let lease;
     let bootstrap = match &arguments.bootstrap {
