@@ -111,8 +111,8 @@ impl Arguments {
         records / self.tasks + usize::from(number < records % self.tasks)
     }
 
-    /// The partition of a task's record: all in turn, each task beginning at another.
-    pub fn partition(&self, task: usize, record: usize) -> i32 {
-        ((task + record) % self.partitions) as i32
+    /// The partitions of a task's records: all in turn, each task beginning at another.
+    pub fn partitions_from(&self, task: usize) -> impl Iterator<Item = i32> + Send + use<> {
+        (0..self.partitions as i32).cycle().skip(task % self.partitions)
     }
 }

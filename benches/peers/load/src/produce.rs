@@ -74,7 +74,8 @@ async fn task<S: Sender>(
     let mut deliveries: VecDeque<S::Delivery> = VecDeque::with_capacity(window);
     let mut samples = JoinSet::new();
     let mut acknowledged = 0;
-    for record in 0..records {
+    let places = arguments.partitions_from(number).zip(payloads.from_task(number));
+    for (record, (partition, payload)) in (0..records).zip(places) {
         if deliveries.len() == window {
             // The oldest half: nearly all of it is answered by the time the first is.
             for delivery in deliveries.drain(..window / 2) {
@@ -82,7 +83,6 @@ async fn task<S: Sender>(
                 acknowledged += 1;
             }
         }
-        let (partition, payload) = (arguments.partition(number, record), payloads.get(number * 7919 + record));
         if record % SAMPLE_EVERY == 0 {
             // A task of its own awaits it: here it would wait for the window's turn too.
             let start = Instant::now();

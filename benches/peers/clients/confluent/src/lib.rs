@@ -40,7 +40,7 @@ impl Sender for Confluent {
     }
 
     async fn settle(delivery: Self::Delivery) -> Result<(), Failure> {
-        delivery.await?;
+        delivery.get().await?;
         Ok(())
     }
 }
@@ -97,7 +97,7 @@ async fn read(arguments: &Arguments, records: usize, meter: Option<Meter>) -> Re
         if batch.is_empty() {
             return Err("no record came for 30 s".into());
         }
-        for record in batch.iter().take(records - received) {
+        for record in (&batch).into_iter().take(records - received) {
             bytes += (record.key().map_or(0, |key| key.len()) + record.value().map_or(0, |value| value.len())) as u64;
             black_box(record);
             received += 1;

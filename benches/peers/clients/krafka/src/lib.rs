@@ -84,7 +84,7 @@ async fn read(
         .consumer_without_group()
         .enable_auto_commit(false)
         .fetch_max_bytes(100 << 20)
-        .max_partition_fetch_bytes(1 << 20)
+        .max_partition_fetch_bytes(10 << 20)
         .max_poll_records(10_000)
         .build()
         .await?;

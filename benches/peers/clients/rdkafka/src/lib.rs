@@ -128,7 +128,8 @@ fn send(
     let window = arguments.window();
     let first_sample = number * (records / SAMPLE_EVERY + 1);
     let mut sent_at = Vec::new();
-    for record in 0..arguments.share(records, number) {
+    let places = arguments.partitions_from(number).zip(payloads.from_task(number));
+    for (record, (partition, payload)) in (0..arguments.share(records, number)).zip(places) {
         if record % 64 == 0 {
             sent.fetch_add(64, Ordering::Relaxed);
             while sent.load(Ordering::Relaxed).saturating_sub(deliveries.acknowledged.load(Ordering::Acquire)) > window
@@ -139,7 +140,6 @@ fn send(
                 thread::sleep(PAUSE);
             }
         }
-        let payload = payloads.get(number * 7919 + record);
         let mut sample = 0;
         if record % SAMPLE_EVERY == 0 {
             let place = first_sample + sent_at.len();
@@ -147,7 +147,7 @@ fn send(
             sample = place + 1;
         }
         let mut message = BaseRecord::with_opaque_to(&arguments.topic, sample)
-            .partition(arguments.partition(number, record))
+            .partition(partition)
             .key(payload.key)
             .payload(payload.value);
         while let Err((error, refused)) = producer.send(message) {

@@ -98,8 +98,9 @@ async fn task(
     let mut open: Vec<Open> = partitions.iter().map(|_| Open::default()).collect();
     let mut in_flight: JoinSet<Acknowledged> = JoinSet::new();
     let mut all = (0, Vec::new());
-    for record in 0..records {
-        let place = arguments.partition(number, record) as usize;
+    let places = arguments.partitions_from(number).zip(payloads.from_task(number));
+    for (record, (place, payload)) in (0..records).zip(places) {
+        let place = place as usize;
         let batch = &mut open[place];
         if record % SAMPLE_EVERY == 0 {
             batch.sampled.push(Instant::now());
@@ -107,7 +108,6 @@ async fn task(
         if batch.records.is_empty() {
             batch.records.reserve_exact(full);
         }
-        let payload = payloads.get(number * 7919 + record);
         // One clock read a batch.
         let timestamp = batch.records.first().map_or_else(Utc::now, |first| first.timestamp);
         batch.records.push(Record {
