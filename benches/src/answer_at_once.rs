@@ -17,11 +17,12 @@ use bytes::{Bytes, BytesMut};
 use milena_protocol::compress::Compression;
 use milena_protocol::frame::{RequestHeader, decode_request_header, encode_response};
 use milena_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, FetchRequest, FetchResponse, InitProducerIdRequest,
-    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceRequest,
-    ProduceResponse,
+    ApiVersionsRequest, ApiVersionsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse,
+    MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
     api_versions_response::ApiVersion,
     fetch_response::{FetchableTopicResponse, PartitionData},
+    find_coordinator_response::Coordinator,
     list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
     metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
     produce_response::{PartitionProduceResponse, TopicProduceResponse},
@@ -35,13 +36,15 @@ const LAST_OFFSET_DELTA: std::ops::Range<usize> = 23..27;
 const BASE_OFFSET: std::ops::Range<usize> = 0..8;
 
 /// What is served, in which versions: all that name topics by their names.
-const SERVED: [(ApiKey, VersionRange); 6] = [
+const SERVED: [(ApiKey, VersionRange); 7] = [
     (ApiKey::Produce, VersionRange::new(3, 12)),
     (ApiKey::Fetch, VersionRange::new(4, 12)),
     (ApiKey::ListOffsets, VersionRange::new(1, 9)),
     (ApiKey::Metadata, VersionRange::new(1, 12)),
     (ApiKey::ApiVersions, VersionRange::new(0, 3)),
     (ApiKey::InitProducerId, VersionRange::new(0, 4)),
+    // librdkafka takes a broker without it for one that can't read LZ4, and sends uncompressed batches without a word.
+    (ApiKey::FindCoordinator, VersionRange::new(0, 4)),
 ];
 
 /// What the broker claims to have.
@@ -192,6 +195,7 @@ impl Broker {
                 producer_epoch: 0,
                 ..Default::default()
             }),
+            ApiKey::FindCoordinator => reply(&header, frame, |request| self.find_coordinator(&request)),
             ApiKey::ApiVersions => {
                 let served = SERVED.iter().find(|(key, _)| *key == ApiKey::ApiVersions).expect("listed").1;
                 let error_code =
@@ -291,6 +295,23 @@ impl Broker {
             })
             .collect();
         ListOffsetsResponse { topics, ..Default::default() }
+    }
+
+    /// This node, for every group; of several keys from version 4 on (KIP-699).
+    fn find_coordinator(&self, request: &FindCoordinatorRequest) -> FindCoordinatorResponse {
+        let (host, port) = (self.address.ip().to_string(), i32::from(self.address.port()));
+        let coordinators = request
+            .coordinator_keys
+            .iter()
+            .map(|key| Coordinator {
+                key: key.clone(),
+                node_id: NODE,
+                host: host.clone().into(),
+                port,
+                ..Default::default()
+            })
+            .collect();
+        FindCoordinatorResponse { node_id: NODE, host: host.into(), port, coordinators, ..Default::default() }
     }
 
     fn metadata(&self, request: MetadataRequest) -> MetadataResponse {
