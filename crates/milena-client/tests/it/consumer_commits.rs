@@ -79,3 +79,29 @@ async fn topic_that_the_coordinator_does_not_know_holds_no_other_commit_back() {
     assert_eq!(refused, [(tp("gone", 0), OffsetRefused::Broker(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))]);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn close_does_not_wait_for_a_topic_that_was_deleted() {
+    let rig = Rig::new(1, "t", 1).await;
+    rig.broker.create_topic("gone", 1, 1).unwrap();
+    let consumer = rig.member("g").build().unwrap();
+    consumer.subscribe(["t", "gone"]).unwrap();
+    while assigned(&consumer).await.len() < 2 {}
+    assert!(rig.broker.delete_topic("gone"));
+    let offsets: Vec<_> = consumer.assignment().into_iter().map(|(tp, epoch)| (tp, 1.into(), epoch)).collect();
+    let commits = [(); 2].map(|()| {
+        let (consumer, offsets) = (consumer.clone(), offsets.clone());
+        tokio::spawn(async move { consumer.commit(offsets).await })
+    });
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    consumer.close(Duration::from_secs(5)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    assert!(rig.broker.members("g").is_empty(), "it has left");
+    assert_eq!(rig.broker.committed("g", "t", 0), Some(1));
+    for commit in commits {
+        let refused = commit.await.unwrap().unwrap_err().refused;
+        let partitions: Vec<_> = refused.into_iter().map(|(partition, _)| partition).collect();
+        assert_eq!(partitions, [tp("gone", 0)], "what was committed is said to be");
+    }
+}

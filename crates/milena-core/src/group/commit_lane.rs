@@ -89,7 +89,7 @@ pub struct CommitRequest {
 struct Commit {
     ticket: u64,
     deadline: Instant,
-    /// The coordinator did not know a partition of it: the rest of it is not sent again before then.
+    /// The coordinator did not know partitions of it: they are not sent again before then.
     not_before: Option<Instant>,
     failures: u32,
     offsets: Vec<Offset>,
@@ -148,14 +148,16 @@ impl CommitLane {
         ticket
     }
 
-    /// Whether nothing is queued or under way.
-    pub fn is_idle(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// Whether nothing is queued or under way but partitions that the coordinator does not know.
+    /// Whether nothing is queued or under way but partitions that the coordinator does not know, and what is behind them.
     pub fn is_clear(&self) -> bool {
-        self.in_flight.is_none() && self.queue.iter().all(|commit| commit.not_before.is_some())
+        let mut unknown: BTreeSet<&TopicPartition> = BTreeSet::new();
+        let mut open = self.queue.iter().flat_map(|commit| &commit.offsets).filter(|offset| offset.result.is_none());
+        self.in_flight.is_none()
+            && open.all(|open| {
+                let is_unknown = open.is_unknown();
+                unknown.extend(is_unknown.then_some(&open.offset.partition));
+                is_unknown || unknown.contains(&open.offset.partition)
+            })
     }
 
     /// Whether a commit still has to say something of this partition.
@@ -196,7 +198,7 @@ impl CommitLane {
             for open in commit.offsets.iter_mut().filter(|offset| offset.result.is_none()) {
                 if !holds(&open.offset.partition, open.offset.epoch) {
                     open.result = Some(Err(OffsetRefused::StaleEpoch));
-                } else if commit.not_before.is_some() || earlier.contains(&open.offset.partition) {
+                } else if commit.not_before.is_some() && open.is_unknown() || earlier.contains(&open.offset.partition) {
                     blocked.push(open.offset.partition.clone());
                 } else {
                     sendable.push(open);
@@ -290,13 +292,17 @@ impl CommitLane {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Refuses everything that waits; what may have been applied is reported so.
+    /// Refuses everything that waits; what may have been applied is reported so, and what was refused before.
     pub fn close(&mut self) {
         self.in_flight = None;
         for commit in &mut self.queue {
             commit.settle(|offset| {
                 let may_be_applied = offset.may_be_applied || std::mem::take(&mut offset.is_in_flight);
-                if may_be_applied { OffsetRefused::TimedOut(self.timeout) } else { OffsetRefused::NoGroup }
+                match offset.refusal {
+                    _ if may_be_applied => OffsetRefused::TimedOut(self.timeout),
+                    Some(error) => OffsetRefused::Broker(error),
+                    None => OffsetRefused::NoGroup,
+                }
             });
         }
     }
@@ -352,6 +358,11 @@ impl Offset {
             Some(error) => OffsetRefused::Broker(error),
             None => OffsetRefused::NeverSent(timeout),
         }
+    }
+
+    /// Whether there is no such partition, as far as the coordinator has said.
+    fn is_unknown(&self) -> bool {
+        self.refusal == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
     }
 
     /// Whether a partition that the coordinator does not know may only be too new for it to know.

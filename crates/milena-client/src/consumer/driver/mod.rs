@@ -366,7 +366,8 @@ impl Driver {
 
     fn drive_close(&mut self, now: Instant) {
         let Some((deadline, _)) = self.closing else { return };
-        if now < deadline && !self.lane.is_idle() {
+        // A partition that the coordinator does not know was deleted, as a rule: the group is not left later for it.
+        if now < deadline && !self.lane.is_clear() {
             return;
         }
         if let Some(membership) = &mut self.membership {
@@ -378,7 +379,8 @@ impl Driver {
         match &self.closing {
             Some((deadline, _)) => {
                 let left = self.membership.as_ref().is_none_or(|membership| membership.state() == MemberState::Left);
-                left && self.lane.is_idle() || self.is_stranded || self.now() >= *deadline
+                // What the lane still holds then can't be sent any more.
+                left || self.is_stranded || self.now() >= *deadline
             }
             // The client was closed under us.
             None => self.shared.state().closed,

@@ -147,7 +147,7 @@ fn partition_that_is_unknown_holds_back_its_own_commits_and_no_others() {
     assert_eq!(sent, CommitRequest { ticket: second, offsets: vec![offset(0, 20, 1)] });
     lane.handle_reply(now, second, Ok(vec![(tp(0), ErrorCode::NONE)]), false);
     assert_eq!(lane.poll_done(), Some((second, vec![(tp(0), Ok(())), (tp(1), Ok(()))])));
-    assert!(lane.is_idle() && lane.next_timeout().is_none());
+    assert!(lane.is_clear() && lane.next_timeout().is_none());
 }
 
 #[test]
@@ -166,4 +166,42 @@ fn partition_that_becomes_known_is_committed_and_the_result_says_what_of_it_fail
     lane.handle_reply(now, ticket, Ok(vec![(tp(1), unknown)]), false);
     let result = vec![(tp(0), Ok(())), (tp(1), Err(OffsetRefused::Broker(unknown)))];
     assert_eq!(lane.poll_done(), Some((ticket, result)));
+}
+
+#[test]
+fn lane_is_clear_of_what_can_be_sent_though_an_unknown_partition_has_more_behind_it() {
+    let (mut lane, mut now) = lane();
+    let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+    let first = lane.submit(now, vec![offset(0, 10, 1), offset(1, 10, 1)]);
+    let second = lane.submit(now, vec![offset(0, 20, 1)]);
+    lane.poll_request(now, true, |_, _| true).unwrap();
+    let loading = ErrorCode::COORDINATOR_LOAD_IN_PROGRESS;
+    lane.handle_reply(now, first, Ok(vec![(tp(0), unknown), (tp(1), loading)]), false);
+    assert!(!lane.is_clear(), "1 is still to be committed");
+    now += 2 * SECOND;
+    lane.poll_request(now, true, |_, _| true).expect("both again");
+    assert!(!lane.is_clear(), "under way");
+    lane.handle_reply(now, first, Ok(vec![(tp(0), unknown), (tp(1), ErrorCode::NONE)]), false);
+    assert!(lane.is_clear(), "the second waits for 0 as well");
+    now += 2 * SECOND;
+    lane.poll_request(now, false, |_, _| true);
+    assert!(lane.is_clear(), "though it is time to ask again");
+    lane.close();
+    let refused = Err(OffsetRefused::Broker(unknown));
+    assert_eq!(lane.poll_done(), Some((first, vec![(tp(0), refused), (tp(1), Ok(()))])), "as far as is known");
+    assert_eq!(lane.poll_done(), Some((second, vec![(tp(0), Err(OffsetRefused::NoGroup))])));
+}
+
+#[test]
+fn unknown_partition_holds_back_none_that_were_refused_beside_it() {
+    let (mut lane, mut now) = lane();
+    let (unknown, loading) = (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+    let ticket = lane.submit(now, vec![offset(0, 10, 1), offset(1, 10, 1)]);
+    lane.poll_request(now, true, |_, _| true).unwrap();
+    lane.handle_reply(now, ticket, Ok(vec![(tp(0), unknown), (tp(1), loading)]), false);
+    now += 2 * SECOND;
+    // As after several answers: it is asked about less and less often.
+    lane.queue[0].not_before = Some(now + SECOND);
+    let again = lane.poll_request(now, true, |_, _| true).expect("at once");
+    assert_eq!(again.offsets, vec![offset(1, 10, 1)]);
 }
