@@ -3,7 +3,7 @@
 //! Each is one future that ends within the client's time limits and says what it found; none touches the driver's state.
 
 use std::collections::BTreeMap;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use milena_admin::{Admin, OffsetSpec};
@@ -60,6 +60,8 @@ pub(super) enum Background {
 /// What became of a commit.
 #[derive(Debug)]
 pub(super) struct Commit {
+    /// The topic that it is of.
+    pub(super) topic: Arc<str>,
     pub(super) committed: Vec<(TopicPartition, i64, AssignmentEpoch)>,
     /// Not committed, as the partition is somebody else's by now.
     pub(super) stale: Vec<TopicPartition>,
@@ -204,15 +206,16 @@ fn failed(partition: &TopicPartition, message: String) -> SubscriptionError {
     SubscriptionError::Seek { topic: partition.topic.to_string(), partition: partition.partition, message }
 }
 
-/// Commits offsets, each in the epoch that its records belong to.
+/// Commits offsets of a topic, each in the epoch that its records belong to.
 pub(super) async fn commit(
     consumer: Consumer,
+    topic: Arc<str>,
     offsets: Vec<(TopicPartition, i64, AssignmentEpoch)>,
     revocation: Option<u64>,
 ) -> Background {
     let asked = offsets.iter().map(|(partition, offset, epoch)| (partition.clone(), (*offset).into(), *epoch));
     let result = consumer.commit(asked).await;
-    let mut commit = Commit { committed: offsets, stale: Vec::new(), error: None, revocation };
+    let mut commit = Commit { topic, committed: offsets, stale: Vec::new(), error: None, revocation };
     if let Err(failed) = result {
         commit.committed.retain(|(partition, ..)| !failed.refused.iter().any(|(refused, _)| refused == partition));
         for (partition, why) in failed.refused {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use milena::{CloseReport, Delivery, SubscriptionState};
+use milena::{CloseReport, Delivery, Event, SubscriptionState};
 use milena_broker::{Broker, Fault, Rule};
 use milena_protocol::ApiKey;
+use serde::{Deserialize, Serialize};
 
 use crate::support::*;
 
@@ -319,4 +320,47 @@ async fn a_bus_tells_of_subscriptions_that_were_over_before_until_another_takes_
         assert_eq!((report.left, report.handled), (left, handled + more), "{group:?}: {report:?}");
         assert_eq!(report.is_complete(), left == 0, "{group:?}");
     }
+}
+
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(type = "test.rang", topic = "bells", aggregate = bell, partitions = 1)]
+struct Rang {
+    bell: String,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_was_deleted_keeps_no_other_from_being_committed_nor_the_group_from_being_left() {
+    let broker = Broker::builder().auto_create(false).topic("steps", 1).topic("bells", 1).build();
+    let bus = bus_on(&broker).await;
+    let subscription = bus
+        .subscribe(policy(), |_: Stepped| async {})
+        .on(|_: Rang| async {})
+        .group("workers")
+        .commit_every(Duration::from_secs(3_600), 3)
+        .await
+        .unwrap();
+    within("ready", subscription.ready()).await.unwrap();
+    bus.publish(&Rang { bell: "b".into() }).await.unwrap();
+    within("it rang", subscription.wait_for(|status| status.counts.handled == 1)).await.unwrap();
+    assert!(broker.delete_topic("bells"));
+    let started = tokio::time::Instant::now();
+    for number in 0..11 {
+        bus.publish(&stepped("a", number)).await.unwrap();
+        let handled = number + 2;
+        within("a step", subscription.wait_for(|status| status.counts.handled == handled)).await.unwrap();
+        if handled % 3 == 0 {
+            until("it is committed", || broker.committed("workers", "steps", 0) == Some(number as i64 + 1)).await;
+        }
+    }
+    let took = started.elapsed();
+    assert!(took < Duration::from_millis(200), "four commits, none waits for the bells: {took:?}");
+    bus.publish(&stepped("a", 11)).await.unwrap();
+    within("one more", subscription.wait_for(|status| status.counts.handled == 13)).await.unwrap();
+    assert_eq!(broker.committed("workers", "steps", 0), Some(11), "the last is still to be committed");
+    let report = within("close", subscription.close(Duration::from_secs(5))).await;
+    assert_eq!((report.handled, report.uncommitted), (13, 1), "the bell: {report:?}");
+    assert_eq!(broker.committed("workers", "steps", 0), Some(12));
+    assert!(broker.requests().iter().any(|count| count.api == ApiKey::LeaveGroup));
+    assert!(broker.members("workers").is_empty());
+    let _ = bus.close(Duration::from_secs(5)).await;
 }

@@ -1,12 +1,14 @@
 //! How a subscription ends: what was begun is finished, committed, and the group is left, all by a deadline. From its
 //! first moment nothing new is begun, whatever is assigned or asked for meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milena_client::{TimeSource, TopicPartition};
 use tokio::sync::{mpsc, oneshot};
 
+use super::committing::by_topic;
 use super::{Driver, describe};
 use crate::subscription::background::{Background, Commit};
 use crate::subscription::handle::{CloseReport, Command, LONGEST_CLOSE, SubscriptionError};
@@ -149,21 +151,23 @@ impl Driver {
         }
     }
 
-    /// Waits for the commit that is out, then commits what it did not cover. Nothing else that is under way matters now.
+    /// Waits for the commits that are out, and commits of each topic what its own did not cover. Nothing else that is
+    /// under way matters now.
     async fn commit_the_rest(&mut self, uncommitted: &mut BTreeMap<TopicPartition, i64>) {
-        self.wait_for_commit(uncommitted).await;
-        if !uncommitted.is_empty() {
-            let rest = uncommitted.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
-            self.spawn_commit(rest, None);
-            self.wait_for_commit(uncommitted).await;
-        }
-    }
-
-    async fn wait_for_commit(&mut self, uncommitted: &mut BTreeMap<TopicPartition, i64>) {
-        while self.commits.is_out {
+        let mut unsent: BTreeSet<Arc<str>> = uncommitted.keys().map(|partition| Arc::clone(&partition.topic)).collect();
+        loop {
+            let out = &self.commits.out;
+            let free: BTreeSet<Arc<str>> = unsent.extract_if(.., |topic| !out.contains_key(topic)).collect();
+            let rest = uncommitted.iter().filter(|(partition, _)| free.contains(&partition.topic));
+            for (topic, offsets) in by_topic(rest.map(|(partition, offset)| (partition.clone(), *offset))) {
+                self.spawn_commit(topic, offsets, None);
+            }
+            if self.commits.out.is_empty() {
+                return;
+            }
             let Some(done) = self.background.join_next().await else { return };
-            let Ok(Background::Committed(Commit { committed, stale, .. })) = done else { continue };
-            self.commits.is_out = false;
+            let Ok(Background::Committed(Commit { topic, committed, stale, .. })) = done else { continue };
+            self.commits.out.remove(&topic);
             for (partition, offset, _) in &committed {
                 uncommitted.retain(|it, at| !(it == partition && at == offset));
             }

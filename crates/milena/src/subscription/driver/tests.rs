@@ -79,13 +79,23 @@ async fn revoking() -> (Driver, broadcast::Receiver<SubscriptionEvent>, TopicPar
     (driver, told, partition, bus, second)
 }
 
+/// Finishes a record of a revoked partition, which is to be committed then.
+fn finish(driver: &mut Driver, partition: &TopicPartition) {
+    driver.engine.assign(partition.clone(), 5, -1);
+    driver.engine.drain(partition);
+}
+
 fn answer(driver: &Driver) -> Commit {
-    Commit { committed: Vec::new(), stale: Vec::new(), error: None, revocation: Some(driver.last_number) }
+    let (topic, revocation) = ("steps".into(), Some(driver.last_number));
+    Commit { topic, committed: Vec::new(), stale: Vec::new(), error: None, revocation }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_to_a_revocation_does_not_undo_an_assignment_that_came_since() {
     let (mut driver, mut told, partition, _bus, _second) = revoking().await;
+    finish(&mut driver, &partition);
+    driver.drive_commits(driver.now());
+    assert_eq!(driver.commits.out.len(), 1);
     // Without the loss having been told: the epoch alone must protect what is held now.
     let anew = AssignmentEpoch(1_000);
     driver.handle_assigned(std::slice::from_ref(&partition), anew);
@@ -99,6 +109,8 @@ async fn an_answer_to_a_revocation_does_not_undo_an_assignment_that_came_since()
 #[tokio::test(start_paused = true)]
 async fn what_is_lost_is_not_revoked_afterwards() {
     let (mut driver, mut told, partition, _bus, _second) = revoking().await;
+    finish(&mut driver, &partition);
+    driver.drive_commits(driver.now());
     driver.handle_event(ConsumerEvent::Lost(vec![partition.clone()]));
     assert!(driver.revocations.is_empty(), "nothing is left to give up");
     let late = answer(&driver);
@@ -111,15 +123,61 @@ async fn what_is_lost_is_not_revoked_afterwards() {
 #[tokio::test(start_paused = true)]
 async fn a_revocation_waits_for_the_commit_that_is_out() {
     let (mut driver, _told, partition, _bus, _second) = revoking().await;
-    driver.commits.is_out = true;
+    driver.commits.out.insert("steps".into(), false);
+    finish(&mut driver, &partition);
     let before = driver.background.len();
     let now = driver.now();
     driver.drive_commits(now + Duration::from_secs(3_600));
     assert_eq!(driver.background.len(), before, "two commits at once could overtake one another");
     driver.handle_committed(Commit { revocation: None, ..answer(&driver) });
     driver.drive_commits(now);
-    assert_eq!((driver.background.len(), driver.commits.is_out), (before + 1, true));
+    assert_eq!((driver.background.len(), driver.commits.out.len()), (before + 1, 1));
     assert!(driver.held.contains_key(&partition), "given up when that is answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_whose_commits_fail_is_told_until_it_recovers_or_is_held_no_more() {
+    let (mut driver, mut told, partition, _bus, _second) = revoking().await;
+    let bell = TopicPartition::new("bells", 0);
+    let epoch = driver.held[&partition];
+    let steps =
+        |driver: &Driver| Commit { committed: vec![(partition.clone(), 5, epoch)], revocation: None, ..answer(driver) };
+    for is_given_up in [false, true] {
+        driver.handle_assigned(std::slice::from_ref(&bell), epoch);
+        let failed = Commit { topic: "bells".into(), error: Some("gone".to_owned()), ..steps(&driver) };
+        driver.handle_committed(Commit { committed: Vec::new(), ..failed });
+        driver.handle_committed(steps(&driver));
+        let mut told = || {
+            let of_commits = |it: &SubscriptionEvent| {
+                matches!(it, SubscriptionEvent::CommitFailed { .. } | SubscriptionEvent::CommitRecovered)
+            };
+            std::iter::from_fn(|| told.try_recv().ok()).filter(of_commits).collect::<Vec<_>>()
+        };
+        assert_eq!(told(), [SubscriptionEvent::CommitFailed { error: "gone".to_owned() }], "another's success is none");
+        if is_given_up {
+            driver.forget(&bell);
+            driver.handle_committed(steps(&driver));
+        } else {
+            let committed = vec![(bell.clone(), 1, epoch)];
+            driver.handle_committed(Commit { topic: "bells".into(), committed, ..steps(&driver) });
+        }
+        assert_eq!(told(), [SubscriptionEvent::CommitRecovered]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_came_due_while_its_topic_had_one_out_follows_at_once_and_no_turn_waits_for_it() {
+    let (mut driver, _told, partition, _bus, _second) = revoking().await;
+    driver.revocations.clear();
+    driver.engine.assign(partition.clone(), 5, -1);
+    let now = driver.now();
+    driver.commits.out.insert("steps".into(), false);
+    driver.commits.at = Some(now);
+    driver.drive_commits(now);
+    assert_eq!(driver.next_commit(), None, "it would turn for ever, and do nothing");
+    driver.handle_committed(Commit { revocation: None, ..answer(&driver) });
+    driver.drive_commits(now);
+    assert_eq!(driver.commits.out.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +187,7 @@ async fn a_commit_of_an_earlier_assignment_says_nothing_about_the_next() {
     driver.handle_assigned(std::slice::from_ref(&partition), anew);
     driver.engine.assign(partition.clone(), 5, -1);
     let stale = vec![(partition.clone(), 5, AssignmentEpoch(1))];
-    driver.handle_committed(Commit { committed: stale, stale: Vec::new(), error: None, revocation: None });
+    driver.handle_committed(Commit { committed: stale, revocation: None, ..answer(&driver) });
     assert!(driver.engine.is_dirty(), "its own position is still to be committed");
 }
 
