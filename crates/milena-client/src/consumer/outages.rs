@@ -1,6 +1,8 @@
 //! What a consumer waits for and can't reach: a broker that leads partitions of its own, the coordinator of its group, a
-//! leader. The application is told once it has lasted for `default.api.timeout.ms`, and told again when it is over; the
-//! consumer goes on trying all the same, for brokers come back. Does no I/O.
+//! leader. The application is told once it has lasted for `default.api.timeout.ms` and an attempt failed after that, and
+//! told again when it is over; the consumer goes on trying all the same, for brokers come back. That nothing was tried
+//! for as long is no outage: a coordinator holds joins back for minutes, and a busy application has no room for more.
+//! Does no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -90,12 +92,21 @@ fn some(items: &[impl fmt::Display]) -> String {
 
 struct Trouble {
     since: Instant,
+    /// When the last attempt failed.
+    failed: Instant,
     is_told: bool,
     /// Of the last attempt.
     error: RequestError,
     /// Kept from then: metadata may forget brokers that don't answer, and begin again with the bootstrap servers.
     addresses: Vec<String>,
     partitions: Vec<TopicPartition>,
+}
+
+impl Trouble {
+    /// Whether it has lasted for that long, as the last attempt showed.
+    fn has_lasted(&self, limit: Duration) -> bool {
+        self.failed >= self.since + limit
+    }
 }
 
 /// What is not reached at present.
@@ -110,6 +121,7 @@ impl Shared {
         if matches!(error, RequestError::Closed) {
             return;
         }
+        let (now, limit) = (self.client.clock.now(), self.client.config.api_timeout);
         let addresses = self.addresses_of(&awaited);
         let mut state = self.state();
         let partitions = state.partitions_of(&awaited);
@@ -117,8 +129,9 @@ impl Shared {
         let trouble = state.outages.known.entry(awaited).or_insert_with(|| {
             is_new = true;
             let (addresses, partitions) = (Vec::new(), Vec::new());
-            Trouble { since, is_told: false, error: error.clone(), addresses, partitions }
+            Trouble { since, failed: now, is_told: false, error: error.clone(), addresses, partitions }
         });
+        trouble.failed = now;
         // That no broker is known says less than what became of those that were.
         if !matches!(error, RequestError::NoBroker) {
             trouble.error = error.clone();
@@ -129,9 +142,10 @@ impl Shared {
         if !partitions.is_empty() {
             trouble.partitions = partitions;
         }
+        let is_due = !trouble.is_told && trouble.has_lasted(limit);
         drop(state);
-        if is_new {
-            // It has a time limit from now on.
+        if is_new || is_due {
+            // It has a time limit from now on, or is to be told.
             self.driver.notify_one();
         }
     }
@@ -180,8 +194,15 @@ impl Shared {
             |awaited: &Awaited, trouble: &mut Trouble| !state.waits_for(awaited, trouble.is_told, &leaderless);
         let over: Vec<_> = known.extract_if(.., is_over).collect();
         over.into_iter().for_each(|(awaited, trouble)| state.tell_end(awaited, &trouble));
-        let is_due = |trouble: &Trouble| !trouble.is_told && now >= trouble.since + limit;
-        for (awaited, trouble) in known.iter_mut().filter(|(_, trouble)| is_due(trouble)) {
+        let mut next: Option<Instant> = None;
+        for (awaited, trouble) in known.iter_mut().filter(|(_, trouble)| !trouble.is_told) {
+            let is_seen = trouble.has_lasted(limit) || !state.is_tried(awaited) && now >= trouble.since + limit;
+            if !is_seen {
+                // If its time has passed, the next attempt that fails calls again.
+                let at = Some(trouble.since + limit).filter(|at| now < *at);
+                next = next.into_iter().chain(at).min();
+                continue;
+            }
             trouble.is_told = true;
             trouble.partitions.retain(|partition| state.is_read_from(partition, awaited, &leaderless));
             let outage = Outage {
@@ -194,7 +215,6 @@ impl Shared {
             let source = Box::new(trouble.error.clone());
             state.push(Err(ConsumeError::Unreachable { outage, source }));
         }
-        let next = known.values().filter(|trouble| !trouble.is_told).map(|trouble| trouble.since + limit).min();
         state.outages.known = known;
         drop(guard);
         self.app.notify_waiters();
@@ -207,6 +227,16 @@ impl State {
         if trouble.is_told && !self.closed {
             tracing::warn!(?awaited, "what the consumer waited for is there again, or not needed any more");
             self.push(Ok(ConsumerEvent::Reached(awaited)));
+        }
+    }
+
+    /// Whether it is tried again and again, and each attempt that fails is told of. Of a leader, and of a broker that
+    /// metadata has forgotten, metadata alone is asked: until it says another thing, what it said last holds.
+    fn is_tried(&self, awaited: &Awaited) -> bool {
+        match awaited {
+            Awaited::Broker(_) => !self.partitions_of(awaited).is_empty(),
+            Awaited::Coordinator(_) => true,
+            Awaited::Leader(_) => false,
         }
     }
 
@@ -255,3 +285,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

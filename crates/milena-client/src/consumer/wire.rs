@@ -1,7 +1,7 @@
 //! What the membership machine asks, as Kafka's messages, and their answers as the machine reads them.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use milena_core::group::classic::{GroupRequestKind, JoinReply, JoinedMember, NoReply, Reply};
@@ -37,7 +37,12 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
     let limit = client.config.request_timeout;
     // Members of one group in one client must not wait for one another's connection.
     let own = Purpose::Own(shared.connections.membership);
-    let remember = |connection: &Connection| shared.remember(connection);
+    let connected = OnceLock::new();
+    let remember = |connection: &Connection| {
+        shared.remember(connection);
+        // It is asked for one connection.
+        let _ = connected.set(client.clock.now());
+    };
     match kind {
         GroupRequestKind::FindCoordinator => {
             let begun = client.clock.now();
@@ -62,7 +67,7 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
             };
             // The coordinator answers when all members have joined, at the latest at their rebalance time limit.
             let answer = ask_coordinator(client, group, own, remember, 9, rebalance + limit, build).await;
-            let answer = shared.judge("JoinGroup", client.clock.now(), answer, |answer| answer.error_code);
+            let answer = shared.judge_held("JoinGroup", connected.get(), answer, |answer| answer.error_code);
             GroupReply::Join(answer.map(|answer| {
                 JoinReply {
                     error: answer.error_code,
@@ -101,7 +106,7 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
             };
             let wait = shared.config.max_poll_interval + limit;
             let answer = ask_coordinator(client, group, own, remember, 5, wait, build).await;
-            let answer = shared.judge("SyncGroup", client.clock.now(), answer, |answer| answer.error_code);
+            let answer = shared.judge_held("SyncGroup", connected.get(), answer, |answer| answer.error_code);
             GroupReply::Sync(answer.map(|answer| (answer.error_code, answer.assignment)))
         }
         GroupRequestKind::Heartbeat { member_id, generation } => {
@@ -138,8 +143,25 @@ pub(super) async fn ask(shared: &Shared, kind: GroupRequestKind) -> GroupReply {
 }
 
 impl Shared {
-    /// Remembers whether the coordinator could be used. Joins and syncs are held back by it for as long as the others
-    /// take: if they fail, it is since then that it can't.
+    /// As [`judge`](Self::judge), of joins and syncs: they are held back by the coordinator for as long as the others take.
+    /// If they fail, it is since then that it can't be used; and it was there until then if it held them back for longer
+    /// than any other answer may take, unless that was for ever.
+    fn judge_held<R>(
+        &self,
+        api: &'static str,
+        connected: Option<&Instant>,
+        answer: Result<R, RequestError>,
+        code: impl Fn(&R) -> ErrorCode,
+    ) -> Result<R, NoReply> {
+        let now = self.client.clock.now();
+        let held = connected.map_or(Duration::ZERO, |connected| now.saturating_duration_since(*connected));
+        if held >= self.client.config.request_timeout && !matches!(answer, Err(RequestError::TimedOut { .. })) {
+            self.answered(&self.coordinator());
+        }
+        self.judge(api, now, answer, code)
+    }
+
+    /// Remembers whether the coordinator could be used, by an attempt that began at `since`.
     fn judge<R>(
         &self,
         api: &'static str,

@@ -9,7 +9,7 @@ use milena_client::consumer::{Awaited, ConsumeError, Consumer, ConsumerEvent, Ou
 use milena_protocol::{ApiKey, ErrorCode};
 use tokio::time::{Instant, timeout};
 
-use crate::consumer_group::{assigned, subscribe};
+use crate::consumer_group::{assigned, revoked, subscribe};
 use crate::consumer_rig::{LIMIT, Rig, assert_quiet, next, read, tp, values};
 
 /// `default.api.timeout.ms` of these clients, after the first heartbeat that fails.
@@ -114,4 +114,24 @@ async fn broker_that_is_back_in_time_is_no_news() {
         rig.produce("t", 0, 0..10).await;
         assert!(matches!(next(&consumer).await, ConsumerEvent::Records(_)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn coordinator_that_holds_a_join_back_is_there_though_one_before_it_failed() {
+    let rig = Rig::new(1, "t", 1).await;
+    let first = subscribe(rig.member("g"));
+    assigned(&first).await;
+    // The first only asks for a member id.
+    rig.broker.faults().add(Rule::new(Fault::DropBeforeApply).api(ApiKey::JoinGroup).nth(2));
+    let second = subscribe(rig.another(8).await.member("g"));
+    let guard = tokio::spawn(async move { (revoked(&first).await, first) });
+    // The others take their time to give their partitions up.
+    assert_quiet(&second, Duration::from_secs(200)).await;
+    let held = guard.await.unwrap();
+    rig.broker.stop_node(0).await.unwrap();
+    assert_quiet(&second, Duration::from_secs(50)).await;
+    let (outage, text) = told(&second).await;
+    assert_eq!(outage.awaited, Awaited::Coordinator("g".to_owned()), "{text}");
+    assert!(outage.lasting < TOLD, "since the join that was held back failed: {text}");
+    drop(held);
 }
