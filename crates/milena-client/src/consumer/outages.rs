@@ -169,8 +169,9 @@ impl Shared {
     /// It answers, or did just now.
     pub(super) fn answered(&self, awaited: &Awaited) {
         let mut state = self.state();
-        if let Some(trouble) = state.outages.known.remove(awaited) {
-            state.tell_end(awaited.clone(), &trouble);
+        if let Some(trouble) = state.outages.known.remove(awaited)
+            && state.tell_end(awaited.clone(), &trouble)
+        {
             drop(state);
             self.app.notify_waiters();
         }
@@ -193,7 +194,10 @@ impl Shared {
         let is_over =
             |awaited: &Awaited, trouble: &mut Trouble| !state.waits_for(awaited, trouble.is_told, &leaderless);
         let over: Vec<_> = known.extract_if(.., is_over).collect();
-        over.into_iter().for_each(|(awaited, trouble)| state.tell_end(awaited, &trouble));
+        let mut is_news = false;
+        for (awaited, trouble) in over {
+            is_news |= state.tell_end(awaited, &trouble);
+        }
         let mut next: Option<Instant> = None;
         for (awaited, trouble) in known.iter_mut().filter(|(_, trouble)| !trouble.is_told) {
             let is_seen = trouble.has_lasted(limit) || !state.is_tried(awaited) && now >= trouble.since + limit;
@@ -203,6 +207,7 @@ impl Shared {
                 next = next.into_iter().chain(at).min();
                 continue;
             }
+            is_news = true;
             trouble.is_told = true;
             trouble.partitions.retain(|partition| state.is_read_from(partition, awaited, &leaderless));
             let outage = Outage {
@@ -217,17 +222,23 @@ impl Shared {
         }
         state.outages.known = known;
         drop(guard);
-        self.app.notify_waiters();
+        // Each time whoever waits for records looks for them in vain.
+        if is_news {
+            self.app.notify_waiters();
+        }
         next
     }
 }
 
 impl State {
-    fn tell_end(&mut self, awaited: Awaited, trouble: &Trouble) {
-        if trouble.is_told && !self.closed {
+    /// Whether there was something to tell.
+    fn tell_end(&mut self, awaited: Awaited, trouble: &Trouble) -> bool {
+        let is_news = trouble.is_told && !self.closed;
+        if is_news {
             tracing::warn!(?awaited, "what the consumer waited for is there again, or not needed any more");
             self.push(Ok(ConsumerEvent::Reached(awaited)));
         }
+        is_news
     }
 
     /// Whether it is tried again and again, and each attempt that fails is told of. Of a leader, and of a broker that

@@ -49,3 +49,25 @@ async fn broker_that_metadata_has_forgotten_is_told_of_though_nobody_can_try_it(
     assert_eq!(shared.tell_outages(since), Some(since + LIMIT));
     assert_eq!((shared.tell_outages(since + LIMIT), told(&shared)), (None, Some(AWAITED)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_records_is_woken_for_news_alone() {
+    let (shared, _client) = shared(ConsumerConfig::default()).await;
+    shared.state().assign([(tp(0), Start::Beginning)]);
+    let mut since = shared.client.clock.now();
+    let wakes = async |at: Instant| {
+        let waiting = shared.app.notified();
+        tokio::pin!(waiting);
+        waiting.as_mut().enable();
+        shared.tell_outages(at);
+        tokio::time::timeout(Duration::ZERO, waiting).await.is_ok()
+    };
+    for turn in 0..3 {
+        since = fail(&shared).min(since);
+        assert!(!wakes(since + LIMIT / 2).await, "turn {turn} has nothing to tell");
+    }
+    assert!(wakes(since + LIMIT).await);
+    assert!(!wakes(since + 2 * LIMIT).await, "it is told");
+    shared.state().give_up(&tp(0));
+    assert!(wakes(since + 2 * LIMIT).await, "it is over");
+}
