@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod fetcher;
 mod hand_over;
+mod listing;
 mod offsets;
 mod outages;
 mod processed;
@@ -38,6 +39,8 @@ pub use self::config::{ConsumerConfig, Isolation};
 use self::driver::Command;
 pub use self::error::{CommitError, ConsumeError};
 pub use self::event::{Assignment, ConsumerEvent, RevocationGuard};
+use self::listing::Listing;
+pub use self::listing::OffsetListing;
 use self::offsets::Listed;
 pub use self::offsets::OffsetAndMetadata;
 pub use self::outages::{Awaited, Outage};
@@ -365,11 +368,24 @@ impl Consumer {
         Ok(listed.into_iter().map(|(partition, listed)| (partition, listed.offset)).collect())
     }
 
+    /// Looks for the end of each log that is named with `true`, and for the beginning of the others, and tells of each as
+    /// soon as its leader has: one that is slow or silent, or a partition without a leader, holds up no other. All
+    /// leaders are asked at once, with one request each.
+    pub fn list_offsets(&self, partitions: impl IntoIterator<Item = (TopicPartition, bool)>) -> OffsetListing {
+        let timestamp = |is_end| if is_end { LATEST } else { EARLIEST };
+        let targets = partitions.into_iter().map(|(partition, is_end)| (partition, timestamp(is_end)));
+        OffsetListing(self.listing(targets.collect()))
+    }
+
+    fn listing(&self, targets: Vec<(TopicPartition, i64)>) -> Listing {
+        Listing::new(Arc::clone(self.handle.client.inner()), self.config().isolation, targets)
+    }
+
     async fn list(
         &self,
         targets: Vec<(TopicPartition, i64)>,
     ) -> Result<BTreeMap<TopicPartition, Listed>, RequestError> {
-        offsets::list_until_known(self.handle.client.inner(), self.config().isolation, targets).await
+        self.listing(targets).all().await
     }
 
     /// Stops, sends the commits that were asked for, and leaves the group (a static member just stops, so that its

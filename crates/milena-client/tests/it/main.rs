@@ -7,6 +7,7 @@ mod consumer_assigned;
 mod consumer_close;
 mod consumer_commits;
 mod consumer_group;
+mod consumer_listing;
 mod consumer_outages;
 mod consumer_real;
 mod consumer_rig;
