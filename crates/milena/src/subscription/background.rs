@@ -7,8 +7,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use milena_admin::{Admin, OffsetSpec};
-use milena_client::consumer::{AssignmentEpoch, ConsumeError, Consumer, OffsetRefused};
+use milena_client::consumer::{AssignmentEpoch, Consumer, OffsetAndMetadata, OffsetListing, OffsetRefused};
 use milena_client::{Client, TopicPartition};
+use tokio::time::Instant;
 
 use super::driver::describe;
 use super::handle::{SeekTo, SubscriptionError};
@@ -20,32 +21,18 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long where a partition begins may stay unknown before that is told.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long leaders are asked about partitions together: enough where nothing is wrong, and hardly a wait for the others
-/// where one of them can't be looked at. Then each is asked about for itself.
-const TOGETHER: Duration = Duration::from_millis(250);
-
-/// How it is asked where partitions begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asking {
-    /// Of all at once, with one request for each leader. What that does not tell in a moment is asked alone.
-    Together,
-    /// Of one.
-    Alone,
-    /// Of one whose alarm is raised: after a pause, and for as long as the client tries.
-    Again,
-}
-
 /// What was found out.
 #[derive(Debug)]
 pub(super) enum Background {
     /// A commit was answered.
     Committed(Commit),
-    /// Where partitions of an assignment begin, and those of which it is not known yet; with why, if that is to be told.
+    /// Where partitions of an assignment begin, as far as that is known now; those whose trouble is to be told; and how
+    /// the rest is looked for.
     Begins {
         epoch: AssignmentEpoch,
         begins: Vec<(TopicPartition, Begin)>,
-        missing: Vec<TopicPartition>,
-        error: Option<String>,
+        errors: Vec<(TopicPartition, String)>,
+        searches: Vec<Search>,
     },
     /// The offset that a seek goes to, by the seek's number.
     Found { number: u64, result: Result<i64, SubscriptionError> },
@@ -82,72 +69,119 @@ pub(super) enum Begin {
     End(i64),
 }
 
-/// Finds where partitions begin, each with whether it begins late if nothing is committed.
-pub(super) async fn find_begins(
+/// Looks for where partitions of one assignment begin. The coordinator is asked about all at once, and then each leader
+/// about those without a commit, all leaders at the same time: what one of them answers is told at once.
+///
+/// Each partition is in one search at a time. One that could not be found leaves with its error, for another search.
+#[derive(Debug)]
+pub(super) struct Search {
     consumer: Consumer,
     epoch: AssignmentEpoch,
-    asked: Vec<(bool, TopicPartition)>,
+    /// Those that are not found yet, each with whether it begins late if nothing is committed.
+    open: BTreeMap<TopicPartition, bool>,
     asking: Asking,
-) -> Background {
-    let mut begins = BTreeMap::new();
-    let listing = list_begins(&consumer, &asked, asking, &mut begins);
-    let listed = if asking == Asking::Again {
-        tokio::time::sleep(PAUSE).await;
-        Ok(listing.await)
-    } else {
-        tokio::time::timeout(PATIENCE, listing).await
-    };
-    let error = match listed {
-        Ok(listed) => listed.err().map(|error| describe(&error)),
-        Err(_) => Some("where it begins could not be found out yet".to_owned()),
-    };
-    let all = asked.into_iter().map(|(_, partition)| partition);
-    let missing: Vec<_> = all.filter(|partition| !begins.contains_key(partition)).collect();
-    let is_left_out = error.is_none() && asking != Asking::Together && !missing.is_empty();
-    let error = error.or_else(|| is_left_out.then(|| "the broker named no offset".to_owned()));
-    Background::Begins { epoch, begins: begins.into_iter().collect(), missing, error }
+    /// When it is told that some are not found; never if their alarms are raised.
+    patience: Option<Instant>,
+    /// Whether it begins with a pause: an error came just now.
+    is_retry: bool,
 }
 
-/// What is found before an error stays in `begins`.
-async fn list_begins(
-    consumer: &Consumer,
-    asked: &[(bool, TopicPartition)],
-    asking: Asking,
-    begins: &mut BTreeMap<TopicPartition, Begin>,
-) -> Result<(), ConsumeError> {
-    // One coordinator answers for the whole group, so its trouble is everybody's.
-    let committed = consumer.committed(asked.iter().map(|(_, partition)| partition.clone())).await?;
-    begins.extend(committed.iter().map(|(partition, at)| (partition.clone(), Begin::Committed(at.offset))));
-    let open = asked.iter().filter(|(_, partition)| !committed.contains_key(partition)).cloned().collect();
-    let listing = list_ends_of_logs(consumer, open, begins);
-    if asking == Asking::Together {
-        // An error would be that of one, and each is about to say its own.
-        let _ = tokio::time::timeout(TOGETHER, listing).await;
-        return Ok(());
+/// Who is asked next.
+#[derive(Debug)]
+enum Asking {
+    Coordinator,
+    /// Nothing is committed, and while the partitions are held nobody else commits: the coordinator isn't asked again.
+    Leaders,
+    /// Leaders have been asked, and not all have answered.
+    Answers(OffsetListing),
+}
+
+impl Search {
+    /// A search for partitions, each with whether it begins late if nothing is committed.
+    pub(super) fn new(consumer: Consumer, epoch: AssignmentEpoch, open: BTreeMap<TopicPartition, bool>) -> Self {
+        let patience = Some(Instant::now() + PATIENCE);
+        Self { consumer, epoch, open, asking: Asking::Coordinator, patience, is_retry: false }
     }
-    listing.await
-}
 
-/// One request for each leader, and all are waited for.
-async fn list_ends_of_logs(
-    consumer: &Consumer,
-    asked: Vec<(bool, TopicPartition)>,
-    begins: &mut BTreeMap<TopicPartition, Begin>,
-) -> Result<(), ConsumeError> {
-    let (late, early): (Vec<_>, Vec<_>) = asked.into_iter().partition(|(is_late, _)| *is_late);
-    for (is_late, partitions) in [(false, early), (true, late)] {
-        if partitions.is_empty() {
-            continue;
+    /// Looks no longer for those that are not `wanted`. Returns whether any is left.
+    pub(super) fn retain(&mut self, mut wanted: impl FnMut(&TopicPartition) -> bool) -> bool {
+        self.open.retain(|partition, _| wanted(partition));
+        !self.open.is_empty()
+    }
+
+    /// Goes on until something is found, or is to be told.
+    pub(super) async fn step(mut self) -> Background {
+        if std::mem::take(&mut self.is_retry) {
+            tokio::time::sleep(PAUSE).await;
         }
-        let partitions = partitions.into_iter().map(|(_, partition)| partition);
-        let listed = match is_late {
-            true => consumer.end_offsets(partitions).await?,
-            false => consumer.beginning_offsets(partitions).await?,
+        let step = match self.patience {
+            Some(at) => tokio::time::timeout_at(at, self.find()).await,
+            None => Ok(self.find().await),
         };
-        let begin = |offset| if is_late { Begin::End(offset) } else { Begin::Oldest(offset) };
-        begins.extend(listed.into_iter().map(|(partition, offset)| (partition, begin(offset))));
+        let (begins, errors) = step.unwrap_or_else(|_| (Vec::new(), self.fail_all("where it begins is not known yet")));
+        for (partition, _) in &begins {
+            self.open.remove(partition);
+        }
+        let failed: BTreeMap<_, _> =
+            errors.iter().filter_map(|(partition, _)| self.open.remove_entry(partition)).collect();
+        let epoch = self.epoch;
+        let again = Search {
+            consumer: self.consumer.clone(),
+            epoch,
+            open: failed,
+            asking: if matches!(self.asking, Asking::Coordinator) { Asking::Coordinator } else { Asking::Leaders },
+            patience: None,
+            is_retry: true,
+        };
+        let searches = [self, again].into_iter().filter(|search| !search.open.is_empty()).collect();
+        Background::Begins { epoch, begins, errors, searches }
     }
-    Ok(())
+
+    fn fail_all(&self, error: &str) -> Vec<(TopicPartition, String)> {
+        self.open.keys().map(|partition| (partition.clone(), error.to_owned())).collect()
+    }
+
+    /// What is found next, and what can't be.
+    async fn find(&mut self) -> (Vec<(TopicPartition, Begin)>, Vec<(TopicPartition, String)>) {
+        loop {
+            match &mut self.asking {
+                Asking::Coordinator => {
+                    // One coordinator answers for the whole group, so its trouble is everybody's.
+                    let committed = match self.consumer.committed(self.open.keys().cloned()).await {
+                        Ok(committed) => committed,
+                        Err(error) => return (Vec::new(), self.fail_all(&describe(&error))),
+                    };
+                    self.asking = Asking::Leaders;
+                    if !committed.is_empty() {
+                        let begin = |(partition, at): (_, OffsetAndMetadata)| (partition, Begin::Committed(at.offset));
+                        return (committed.into_iter().map(begin).collect(), Vec::new());
+                    }
+                }
+                Asking::Leaders => {
+                    let open = self.open.iter().map(|(partition, is_late)| (partition.clone(), *is_late));
+                    self.asking = Asking::Answers(self.consumer.list_offsets(open));
+                }
+                Asking::Answers(listing) => {
+                    let Some(listed) = listing.next().await else {
+                        return (Vec::new(), self.fail_all("the broker named no offset"));
+                    };
+                    let (mut begins, mut errors) = (Vec::new(), Vec::new());
+                    for (partition, offset) in listed {
+                        match (self.open.get(&partition), offset) {
+                            // It is not looked for any more.
+                            (None, _) => {}
+                            (Some(true), Ok(offset)) => begins.push((partition, Begin::End(offset))),
+                            (Some(false), Ok(offset)) => begins.push((partition, Begin::Oldest(offset))),
+                            (Some(_), Err(error)) => errors.push((partition, describe(&error))),
+                        }
+                    }
+                    if !begins.is_empty() || !errors.is_empty() {
+                        return (begins, errors);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Finds the offset that a seek names.

@@ -289,9 +289,10 @@ impl Driver {
     fn handle_background(&mut self, done: Background) {
         match done {
             Background::Committed(commit) => self.handle_committed(commit),
-            Background::Begins { epoch, begins, missing, error } => {
+            Background::Begins { epoch, begins, errors, searches } => {
                 self.handle_begins(epoch, begins);
-                self.handle_no_begins(epoch, missing, error.as_deref());
+                self.handle_no_begins(epoch, errors);
+                searches.into_iter().for_each(|search| self.go_on_with(epoch, search));
             }
             Background::Found { number, result } => self.handle_found(number, result),
             Background::ForeignMembers(members) => self.handle_foreign_members(members),

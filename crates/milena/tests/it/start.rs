@@ -259,3 +259,54 @@ async fn a_partition_without_a_leader_keeps_no_other_waiting() {
     within("ready", subscription.ready()).await.unwrap();
     let _ = bus.close(Duration::from_secs(10)).await;
 }
+
+fn count(broker: &Broker, api: ApiKey) -> u64 {
+    broker.requests().iter().filter(|request| request.api == api).map(|request| request.count).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_distant_cluster_is_asked_once_where_partitions_begin() {
+    let broker = Broker::builder().nodes(3).topic("steps", 30).build();
+    let bus = bus_on(&broker).await;
+    let delay = Duration::from_millis(300);
+    broker.faults().add(Rule::new(Fault::Delay(delay)).api(ApiKey::ListOffsets).always());
+    let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    within("assigned", subscription.wait_for(|status| status.partitions.len() == 30)).await.unwrap();
+    let started = tokio::time::Instant::now();
+    within("ready", subscription.ready()).await.unwrap();
+    assert!(started.elapsed() < delay + Duration::from_millis(100), "took {:?}", started.elapsed());
+    let asked: Vec<_> = broker.requests().into_iter().filter(|it| it.api == ApiKey::ListOffsets).collect();
+    assert!(asked.len() == 3 && asked.iter().all(|leader| leader.count == 1), "{asked:?}");
+    // The consumer asks for itself, and the subscription.
+    assert_eq!(count(&broker, ApiKey::OffsetFetch), 2);
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_leader_keeps_only_its_own_partitions_waiting() {
+    let broker = Broker::builder().nodes(3).topic("steps", 30).build();
+    let bus = bus_on(&broker).await;
+    let fault = Rule::new(Fault::Delay(Duration::from_secs(3_600))).api(ApiKey::ListOffsets).node(2);
+    let fault = broker.faults().add(fault.always());
+    for thing in 0..300 {
+        bus.publish(&stepped(format!("t-{thing}"), 0)).await.unwrap();
+    }
+    let events_of = |is_wanted: fn(i32) -> bool| {
+        let of_leader = (0..30).filter(|it| is_wanted(broker.leader("steps", *it).unwrap().unwrap()));
+        of_leader.map(|it| u64::try_from(broker.log_offsets("steps", it).unwrap().1).unwrap()).sum::<u64>()
+    };
+    let (others, all) = (events_of(|leader| leader != 2), events_of(|_| true));
+    assert!(0 < others && others < all, "{others} of {all}");
+    let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+    within("assigned", subscription.wait_for(|status| status.partitions.len() == 30)).await.unwrap();
+    let started = tokio::time::Instant::now();
+    within("of the others", subscription.wait_for(|status| status.counts.handled == others)).await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(100), "took {:?}", started.elapsed());
+    within("it is told", subscription.wait_for(|status| status.trouble.is_some())).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(10), "took {:?}", started.elapsed());
+    broker.faults().remove(fault);
+    within("all", subscription.wait_for(|status| status.counts.handled == all)).await.unwrap();
+    let asked = count(&broker, ApiKey::ListOffsets);
+    assert!(asked <= 8, "asked {asked} times: not once for each partition");
+    let _ = bus.close(Duration::from_secs(10)).await;
+}

@@ -9,7 +9,7 @@ use milena_client::consumer::{AssignmentEpoch, Start};
 
 use super::Driver;
 use super::reporting::names;
-use crate::subscription::background::{Asking, Begin, count_partitions, find_begins, find_foreign_members};
+use crate::subscription::background::{Begin, Search, count_partitions, find_foreign_members};
 use crate::subscription::status::SubscriptionEvent;
 
 impl Driver {
@@ -29,8 +29,7 @@ impl Driver {
         self.is_assigned = true;
         if self.closing.is_none() {
             if !partitions.is_empty() {
-                let asking = if partitions.len() > 1 { Asking::Together } else { Asking::Alone };
-                self.find_begins(epoch, partitions.to_vec(), asking);
+                self.find_begins(epoch, partitions);
             }
             let (client, group) = (self.client.clone(), self.settings.group.clone());
             self.background.spawn(find_foreign_members(client, group, self.settings.bus.clone()));
@@ -39,21 +38,21 @@ impl Driver {
         self.engine.tell(SubscriptionEvent::Assigned { partitions: names(partitions) });
     }
 
-    fn find_begins(&mut self, epoch: AssignmentEpoch, partitions: Vec<TopicPartition>, asking: Asking) {
+    fn find_begins(&mut self, epoch: AssignmentEpoch, partitions: &[TopicPartition]) {
         let late = &self.settings.late;
         let is_late = |partition: &TopicPartition| {
             let said_of = late.get(&*partition.topic).copied().unwrap_or_default();
             usize::try_from(partition.partition).is_ok_and(|index| index < said_of)
         };
-        let asked = partitions.into_iter().map(|partition| (is_late(&partition), partition)).collect();
-        self.background.spawn(find_begins(self.consumer.clone(), epoch, asked, asking));
+        let open = partitions.iter().map(|partition| (partition.clone(), is_late(partition))).collect();
+        self.background.spawn(Search::new(self.consumer.clone(), epoch, open).step());
     }
 
     pub(super) fn handle_begins(&mut self, epoch: AssignmentEpoch, begins: Vec<(TopicPartition, Begin)>) {
         let now = self.now();
         for (partition, begin) in begins {
             // Lost, sought, or already under way by its first records.
-            if self.held.get(&partition) != Some(&epoch) || !self.unpositioned.contains(&partition) {
+            if !self.is_unpositioned(epoch, &partition) {
                 continue;
             }
             let (offset, committed) = match begin {
@@ -78,23 +77,24 @@ impl Driver {
         }
     }
 
-    /// Asks again where partitions begin, and raises their alarms if there is an error to tell.
-    pub(super) fn handle_no_begins(
-        &mut self,
-        epoch: AssignmentEpoch,
-        partitions: Vec<TopicPartition>,
-        error: Option<&str>,
-    ) {
-        let asking = if error.is_some() { Asking::Again } else { Asking::Alone };
-        // Each for itself now: one that can't be looked at must not keep the others waiting.
-        for partition in partitions {
-            if self.held.get(&partition) != Some(&epoch) || !self.unpositioned.contains(&partition) {
-                continue;
+    /// Whether it is still to be found out where a partition begins in that assignment.
+    fn is_unpositioned(&self, epoch: AssignmentEpoch, partition: &TopicPartition) -> bool {
+        self.held.get(partition) == Some(&epoch) && self.unpositioned.contains(partition)
+    }
+
+    /// Raises the alarms of partitions of which it could not be found out where they begin.
+    pub(super) fn handle_no_begins(&mut self, epoch: AssignmentEpoch, errors: Vec<(TopicPartition, String)>) {
+        for (partition, error) in errors {
+            if self.is_unpositioned(epoch, &partition) {
+                self.raise_alarm(Some(partition), error);
             }
-            if let Some(error) = error {
-                self.raise_alarm(Some(partition.clone()), error.to_owned());
-            }
-            self.find_begins(epoch, vec![partition], asking);
+        }
+    }
+
+    /// Lets a search go on for those that still need it.
+    pub(super) fn go_on_with(&mut self, epoch: AssignmentEpoch, mut search: Search) {
+        if search.retain(|partition| self.is_unpositioned(epoch, partition)) {
+            self.background.spawn(search.step());
         }
     }
 

@@ -9,7 +9,7 @@ use crate::bus::Bus;
 use crate::handler::Routes;
 use crate::lanes::Budget;
 use crate::policy::{FailurePolicy, Then};
-use crate::subscription::background::{Begin, Commit};
+use crate::subscription::background::{Begin, Commit, Search};
 use crate::subscription::consumer::subscribed_consumer;
 use crate::subscription::engine::{EngineSettings, Order};
 use crate::subscription::handle::SeekTo;
@@ -235,24 +235,29 @@ async fn a_committed_begin_is_sought_where_the_consumer_has_no_position() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn partitions_that_could_not_be_looked_at_together_are_each_looked_at_for_themselves() {
+async fn a_search_goes_on_for_what_is_not_found_and_only_for_that() {
     let (mut driver, _told, partition, _bus, _second) = revoking().await;
     let epoch = driver.held[&partition];
     let all: Vec<_> = driver.held.keys().cloned().collect();
-    let before = driver.background.len();
     let other = all.iter().find(|it| **it != partition).cloned().expect("two partitions");
-    let begins = vec![(partition.clone(), Begin::Oldest(0))];
-    let missing = vec![other.clone()];
-    driver.handle_background(Background::Begins { epoch, begins, missing, error: None });
+    let consumer = driver.consumer.clone();
+    let search = || Search::new(consumer.clone(), epoch, all.iter().map(|it| (it.clone(), false)).collect());
+    let before = driver.background.len();
+    let (begins, searches) = (vec![(partition.clone(), Begin::Oldest(0))], vec![search()]);
+    driver.handle_background(Background::Begins { epoch, begins, errors: Vec::new(), searches });
     assert!(!driver.unpositioned.contains(&partition), "it goes on");
     assert!(driver.unpositioned.contains(&other));
     assert_eq!(driver.background.len(), before + 1);
-    assert!(driver.alarms.consumer.is_empty(), "it may just have been asked about beside one in trouble");
-    let (missing, error) = (vec![other.clone()], Some("no leader".to_owned()));
-    driver.handle_background(Background::Begins { epoch, begins: Vec::new(), missing, error });
+    assert!(driver.alarms.consumer.is_empty(), "its leader may just be slower");
+    let errors = all.iter().map(|it| (it.clone(), "no leader".to_owned())).collect();
+    driver.handle_background(Background::Begins { epoch, begins: Vec::new(), errors, searches: vec![search()] });
     assert_eq!(driver.background.len(), before + 2);
     driver.handle_event(ConsumerEvent::Lost(vec![]));
-    assert!(driver.alarms.consumer.contains_key(&Some(other)), "raised until it is known, whatever else happens");
+    let alarmed: Vec<_> = driver.alarms.consumer.keys().cloned().collect();
+    assert_eq!(alarmed, [Some(other.clone())], "raised until it is known, whatever else happens");
+    let begins = vec![(other, Begin::Oldest(0))];
+    driver.handle_background(Background::Begins { epoch, begins, errors: Vec::new(), searches: vec![search()] });
+    assert_eq!(driver.background.len(), before + 2, "nothing is left to look for");
 }
 
 #[tokio::test(start_paused = true)]
