@@ -1,8 +1,9 @@
 //! What must exist in the cluster before an event is published or a subscription begins: topics, dead-letter topics that
-//! take dead letters, and for a late start the group's committed position. Asks for a topic once per bus, however many
-//! ask at once.
+//! take dead letters, and for a late start the group's committed position. Asks for a topic once per bus for each way in
+//! which it is declared, and once more as one that takes dead letters, however many ask at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use milena_admin::{Admin, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupOffset, NewTopic, OffsetSpec};
@@ -21,14 +22,36 @@ const UNKNOWN_MEMBER_ID: i16 = 25;
 /// Kafka's name for the size limit of a topic.
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
+/// What is found out once for each key, by whoever comes first.
+type Cells<K, T> = HashMap<K, Arc<OnceCell<T>>>;
+
+fn cell_of<K: Clone + Eq + Hash, T>(cells: &Mutex<Cells<K, T>>, key: &K) -> Arc<OnceCell<T>> {
+    let mut cells = cells.lock().unwrap_or_else(PoisonError::into_inner);
+    match cells.get(key) {
+        Some(cell) => Arc::clone(cell),
+        None => Arc::clone(cells.entry(key.clone()).or_default()),
+    }
+}
+
+/// How a topic came to be as it is declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// It was there.
+    Found,
+    /// This bus has created it, with the limit that it asked for, if any.
+    Created(Option<usize>),
+}
+
 /// Looks after the topics of one bus.
 #[derive(Debug)]
 pub(crate) struct Topics {
     client: Client,
     admin: Admin,
     strategy: TopicStrategy,
-    /// Declarations that were found true or made so, each a cell that only one asks for.
-    known: Mutex<HashMap<TopicDeclaration, Arc<OnceCell<()>>>>,
+    /// Declarations that were found true or made so.
+    known: Mutex<Cells<TopicDeclaration, Made>>,
+    /// Dead-letter topics that are there and were looked at for their limit.
+    dead_letters: Mutex<Cells<String, ()>>,
     /// What a dead-letter topic must take, in bytes.
     dead_letter_bytes: usize,
     /// Partitions of topics that were published to.
@@ -38,7 +61,15 @@ pub(crate) struct Topics {
 impl Topics {
     pub(crate) fn new(client: Client, strategy: TopicStrategy, dead_letter_bytes: usize) -> Self {
         let admin = Admin::new(&client);
-        Self { client, admin, strategy, known: Mutex::default(), dead_letter_bytes, counts: Mutex::default() }
+        Self {
+            client,
+            admin,
+            strategy,
+            known: Mutex::default(),
+            dead_letters: Mutex::default(),
+            dead_letter_bytes,
+            counts: Mutex::default(),
+        }
     }
 
     /// Makes sure that a topic is as the strategy wants it.
@@ -48,13 +79,18 @@ impl Topics {
         }
         // Whoever reads a dead-letter topic may be here before those whose dead letters it takes.
         let is_for_dead_letters = topic.name().ends_with(DEAD_LETTER_SUFFIX);
-        self.ensure_once(topic, self.strategy, is_for_dead_letters.then_some(self.dead_letter_bytes)).await
+        self.ensure_once(topic, self.strategy, is_for_dead_letters.then_some(self.dead_letter_bytes)).await.map(drop)
     }
 
     /// Makes sure that the dead-letter topic `name` of `source` exists, with the source's number of partitions if that
     /// is declared, and takes its dead letters. It must exist under any strategy: without it, what fails could neither go
     /// on nor be dropped.
     pub(crate) async fn ensure_dead_letters(&self, source: &TopicDeclaration, name: String) -> Result<(), TopicError> {
+        let cell = cell_of(&self.dead_letters, &name);
+        cell.get_or_try_init(|| self.find_dead_letters(source, name)).await.copied()
+    }
+
+    async fn find_dead_letters(&self, source: &TopicDeclaration, name: String) -> Result<(), TopicError> {
         let mut topic = TopicDeclaration::new(name);
         if let Some(partitions) = source.partition_count() {
             topic = topic.partitions(partitions);
@@ -64,7 +100,10 @@ impl Topics {
         }
         match self.strategy {
             TopicStrategy::Create => {
-                self.ensure_once(&topic, TopicStrategy::Create, Some(self.dead_letter_bytes)).await?;
+                let limit = Some(self.dead_letter_bytes);
+                if self.ensure_once(&topic, TopicStrategy::Create, limit).await? == Made::Created(limit) {
+                    return Ok(());
+                }
             }
             TopicStrategy::Validate | TopicStrategy::Ignore => {
                 if self.partitions_of(topic.name()).await?.is_none() {
@@ -134,14 +173,8 @@ impl Topics {
         topic: &TopicDeclaration,
         strategy: TopicStrategy,
         message_bytes: Option<usize>,
-    ) -> Result<(), TopicError> {
-        let cell = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            match known.get(topic) {
-                Some(cell) => Arc::clone(cell),
-                None => Arc::clone(known.entry(topic.clone()).or_default()),
-            }
-        };
+    ) -> Result<Made, TopicError> {
+        let cell = cell_of(&self.known, topic);
         cell.get_or_try_init(|| self.find_or_create(topic, strategy, message_bytes)).await.copied()
     }
 
@@ -150,22 +183,22 @@ impl Topics {
         topic: &TopicDeclaration,
         strategy: TopicStrategy,
         message_bytes: Option<usize>,
-    ) -> Result<(), TopicError> {
+    ) -> Result<Made, TopicError> {
         let name = topic.name();
         match (self.partitions_of(name).await?, strategy) {
             (Some(found), TopicStrategy::Validate) => match topic.partition_count() {
                 Some(declared) if usize::try_from(declared) != Ok(found) => {
                     Err(TopicError::Partitions { topic: name.to_owned(), found, declared })
                 }
-                _ => Ok(()),
+                _ => Ok(Made::Found),
             },
-            (Some(_), _) => Ok(()),
+            (Some(_), _) => Ok(Made::Found),
             (None, TopicStrategy::Create) => self.create(topic, message_bytes).await,
             (None, _) => Err(TopicError::Missing { topic: name.to_owned() }),
         }
     }
 
-    async fn create(&self, topic: &TopicDeclaration, message_bytes: Option<usize>) -> Result<(), TopicError> {
+    async fn create(&self, topic: &TopicDeclaration, message_bytes: Option<usize>) -> Result<Made, TopicError> {
         let name = topic.name();
         let mut new = NewTopic::new(name);
         if let Some(partitions) = topic.partition_count() {
@@ -177,15 +210,18 @@ impl Topics {
         if let Some(bytes) = message_bytes {
             new = new.config(MAX_MESSAGE_BYTES, bytes.to_string());
         }
-        match self.admin.create_topic(new).await {
-            Ok(_) => tracing::info!(topic = name, "created a topic as its event declares it"),
+        let made = match self.admin.create_topic(new).await {
+            Ok(_) => {
+                tracing::info!(topic = name, "created a topic as its event declares it");
+                Made::Created(message_bytes)
+            }
             // Somebody else was faster.
-            Err(error) if error.error_code() == Some(TOPIC_ALREADY_EXISTS) => {}
+            Err(error) if error.error_code() == Some(TOPIC_ALREADY_EXISTS) => Made::Found,
             Err(source) => return Err(TopicError::Create { topic: name.to_owned(), source }),
-        }
+        };
         // Brokers hear of a new topic one after the other: wait until it can be used.
         let partitions = self.client.partitions(name).await;
-        partitions.map(drop).map_err(|source| TopicError::LookUp { topic: name.to_owned(), source })
+        partitions.map(|_| made).map_err(|source| TopicError::LookUp { topic: name.to_owned(), source })
     }
 
     /// How many partitions a topic has; `None` if it does not exist.

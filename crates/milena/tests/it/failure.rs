@@ -325,3 +325,27 @@ async fn a_subscription_begins_though_nobody_tells_or_raises_the_limit_of_its_de
         let _ = bus.close(Duration::from_secs(10)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_asks_once_for_the_limit_of_a_dead_letter_topic_and_never_where_it_has_set_it() {
+    for (strategy, is_there, expected) in [
+        (TopicStrategy::Create, true, 1),
+        (TopicStrategy::Create, false, 0),
+        (TopicStrategy::Validate, true, 1),
+        (TopicStrategy::Ignore, true, 1),
+    ] {
+        let broker = Broker::builder().nodes(3).topic("steps", 4).topic("others", 2).auto_create(false);
+        let broker = if is_there { broker.topic("morgue", 4) } else { broker }.build();
+        let bus = Bus::builder().embedded(broker.clone()).topic_strategy(strategy).open().await.unwrap();
+        let policy = || policy().dead_letter_topic("morgue");
+        for group in ["one", "two", "three"] {
+            bus.subscribe(policy(), fails).group(group).await.unwrap();
+            // Its topic is declared without partitions, and so are its dead letters.
+            bus.subscribe(policy(), |_: Envelope| async {}).topic("others").group(group).await.unwrap();
+        }
+        let requests = broker.requests().into_iter();
+        let asked: u64 = requests.filter(|it| it.api == ApiKey::DescribeConfigs).map(|it| it.count).sum();
+        assert_eq!(asked, expected, "{strategy:?}, there: {is_there}");
+        let _ = bus.close(Duration::from_secs(10)).await;
+    }
+}
