@@ -5,22 +5,47 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use milena_admin::{Admin, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, GroupOffset, NewTopic, OffsetSpec};
 use milena_client::{Client, RequestError, TopicPartition};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::error::{StartError, TopicError};
 use crate::policy::DEAD_LETTER_SUFFIX;
 use crate::subscription::describe;
 use crate::topic::{TopicDeclaration, TopicStrategy};
 
+/// Kafka's error code for a topic that the broker has not heard of.
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 /// Kafka's error code for a topic that exists already.
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// Kafka's error code for a commit to a group that has members.
 const UNKNOWN_MEMBER_ID: i16 = 25;
 /// Kafka's name for the size limit of a topic.
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// How long a broker may take to hear of a topic that others know.
+const SPREADING: Duration = Duration::from_secs(5);
+/// How long to wait before it is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks again for as long as a broker may not have heard of a topic that is known to be there.
+async fn once_heard_of<T, F>(ask: impl Fn() -> F) -> Result<T, RequestError>
+where
+    F: Future<Output = Result<T, RequestError>>,
+{
+    let until = Instant::now() + SPREADING;
+    loop {
+        match ask().await {
+            Err(error) if error.error_code() == Some(UNKNOWN_TOPIC_OR_PARTITION) && Instant::now() < until => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
 
 /// What is found out once for each key, by whoever comes first.
 type Cells<K, T> = HashMap<K, Arc<OnceCell<T>>>;
@@ -122,7 +147,7 @@ impl Topics {
     /// said here, not with the first dead letter that does not fit; that one is held, so the subscription may begin.
     async fn make_room(&self, name: &str) {
         let wanted = self.dead_letter_bytes;
-        let (limit, is_set) = match self.limit_of(name).await {
+        let (limit, is_set) = match once_heard_of(|| self.limit_of(name)).await {
             Ok(Some(entry)) => {
                 let limit = entry.value.and_then(|value| value.parse::<usize>().ok());
                 (limit.unwrap_or(usize::MAX), entry.source == ConfigSource::Topic)
@@ -139,7 +164,7 @@ impl Topics {
         }
         let mut error = None;
         if self.strategy == TopicStrategy::Create && !is_set {
-            match self.raise_limit(name).await {
+            match once_heard_of(|| self.raise_limit(name)).await {
                 Ok(()) => {
                     return tracing::info!(topic = name, limit, wanted, "raised the limit of a dead-letter topic");
                 }

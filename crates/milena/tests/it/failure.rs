@@ -349,3 +349,18 @@ async fn a_bus_asks_once_for_the_limit_of_a_dead_letter_topic_and_never_where_it
         let _ = bus.close(Duration::from_secs(10)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_has_not_heard_of_a_dead_letter_topic_yet_is_asked_again_for_its_limit() {
+    let broker = Broker::builder().topic("steps", 1).topic("steps.dead-letters", 1).build();
+    let bus = bus_on(&broker).await;
+    for api in [ApiKey::DescribeConfigs, ApiKey::IncrementalAlterConfigs] {
+        broker.faults().add(Rule::new(Fault::Error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)).api(api).times(2));
+    }
+    let subscription = bus.subscribe(policy(), fails).group("workers").await.unwrap();
+    bus.publish_envelope("steps", &nearly_too_large(400)).await.unwrap();
+    within("written", subscription.wait_for(|status| status.counts.dead_lettered == 1)).await.unwrap();
+    let letters = read_all(&broker, "steps.dead-letters").await;
+    assert!(letters[0].headers.iter().any(|(name, _)| name == "__dlq.errors.message"), "with its texts");
+    let _ = bus.close(Duration::from_secs(10)).await;
+}
