@@ -7,7 +7,7 @@ use crate::cluster::CoordinatorType;
 
 /// `Ok` if this node may answer for the group; else what the client gets instead.
 pub(super) fn check(cx: &RequestContext<'_>, group_id: &str) -> Result<(), ErrorCode> {
-    if let Some(injected) = cx.effects.error() {
+    if let Some(injected) = cx.effects.error_of_all() {
         return Err(injected);
     }
     if group_id.is_empty() {

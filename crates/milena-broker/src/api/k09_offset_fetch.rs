@@ -30,7 +30,11 @@ const NO_EPOCH: i32 = -1;
 impl Subject for OffsetFetchRequest {
     fn touched(&self, _cx: &RequestContext<'_>) -> Touched {
         let group = self.groups.first().map_or(&self.group_id, |group| &group.group_id);
-        Touched { partitions: Vec::new(), key: Some(group.to_string()) }
+        let old = self.topics.iter().flatten().map(|topic| (&topic.name, &topic.partition_indexes));
+        let groups = self.groups.iter().flat_map(|group| group.topics.iter().flatten());
+        let topics = old.chain(groups.map(|topic| (&topic.name, &topic.partition_indexes)));
+        let partitions = topics.flat_map(|(name, indexes)| indexes.iter().map(|index| (name.to_string(), *index)));
+        Touched { partitions: partitions.collect(), key: Some(group.to_string()) }
     }
 }
 
@@ -109,13 +113,13 @@ fn answer_topics(
             Err(unknown) if by_id => (name.clone(), Some(unknown)),
             Err(_) => (name.clone(), error),
         };
-        let answer = |partition| Answer {
-            partition,
-            committed: match error {
+        let answer = |partition| {
+            let error = error.or_else(|| cx.effects.partition_error(&known, partition, false));
+            let committed = match error {
                 None => cx.core.groups.committed(group_id, &known, partition),
                 Some(_) => None,
-            },
-            error_code: error.unwrap_or(ErrorCode::NONE),
+            };
+            Answer { partition, committed, error_code: error.unwrap_or(ErrorCode::NONE) }
         };
         TopicAnswer { partitions: partitions.into_iter().map(answer).collect(), name, id }
     };

@@ -73,6 +73,11 @@ impl Effects {
         self.errors.iter().find(|error| !error.applied).map(|error| error.code)
     }
 
+    /// The error to answer with instead of doing anything, whatever the request names.
+    pub(crate) fn error_of_all(&self) -> Option<ErrorCode> {
+        self.errors.iter().find(|error| !error.applied && error.partition.is_none()).map(|error| error.code)
+    }
+
     /// The error to answer with for a partition, instead of (`applied` false) or after doing what was asked.
     pub(crate) fn partition_error(&self, topic: &str, partition: i32, applied: bool) -> Option<ErrorCode> {
         let hit = |error: &&InjectedError| {
