@@ -32,6 +32,7 @@ pub use milena_core::group::assignor::Assignor;
 pub use milena_core::group::classic::GroupError;
 pub use milena_core::group::commit_lane::OffsetRefused;
 use milena_core::group::commit_lane::OffsetToCommit;
+use milena_protocol::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::builder::ConsumerBuilder;
@@ -328,6 +329,25 @@ impl Consumer {
         let group = self.config().group.clone().ok_or(ConsumeError::NoGroup)?;
         let partitions: Vec<TopicPartition> = partitions.into_iter().collect();
         Ok(offsets::committed_until_known(self.handle.client.inner(), &group, partitions).await?)
+    }
+
+    /// What the group has committed for each partition, `None` where that is nothing, or why that is not known: what
+    /// is wrong with one holds up no other, and is not tried again here.
+    ///
+    /// # Errors
+    /// [`ConsumeError::NoGroup`], or what kept the coordinator from answering within `default.api.timeout.ms`.
+    pub async fn committed_each(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<Vec<(TopicPartition, Result<Option<OffsetAndMetadata>, RequestError>)>, ConsumeError> {
+        let group = self.config().group.clone().ok_or(ConsumeError::NoGroup)?;
+        let partitions: Vec<TopicPartition> = partitions.into_iter().collect();
+        let answers = offsets::committed_until_answered(self.handle.client.inner(), &group, partitions).await?;
+        let name = |(partition, answer): (TopicPartition, Result<_, ErrorCode>)| {
+            let subject = format!("the committed offset of {partition}");
+            (partition, answer.map_err(|error| RequestError::broker(subject, error, None)))
+        };
+        Ok(answers.into_iter().map(name).collect())
     }
 
     /// For each partition the first offset whose record is of that time (milliseconds since 1970) or later; those with

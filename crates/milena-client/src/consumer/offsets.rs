@@ -197,12 +197,33 @@ pub(super) async fn committed(
     Ok(if error.is_ok() { Ok(answers) } else { Err(error) })
 }
 
-/// As [`committed`], with retries until the api timeout; partitions without a commit are left out.
+/// As [`committed`], with retries until the api timeout; partitions without a commit are left out. The error of one
+/// partition is tried again with all.
 pub(super) async fn committed_until_known(
     client: &Arc<ClientInner>,
     group: &str,
     partitions: Vec<TopicPartition>,
 ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>, RequestError> {
+    let answers = committed_until(client, group, partitions, |(_, answer)| answer.as_ref().err().copied()).await?;
+    Ok(answers.into_iter().filter_map(|(partition, answer)| Some((partition, answer.ok()??))).collect())
+}
+
+/// As [`committed`], with retries until the api timeout of what is not about single partitions.
+pub(super) async fn committed_until_answered(
+    client: &Arc<ClientInner>,
+    group: &str,
+    partitions: Vec<TopicPartition>,
+) -> Result<Answers<Option<OffsetAndMetadata>>, RequestError> {
+    committed_until(client, group, partitions, |_| None).await
+}
+
+/// As [`committed`], with retries until the api timeout, also of answers in which one is `refused`, with why.
+async fn committed_until(
+    client: &Arc<ClientInner>,
+    group: &str,
+    partitions: Vec<TopicPartition>,
+    refused: impl Fn(&(TopicPartition, Result<Option<OffsetAndMetadata>, ErrorCode>)) -> Option<ErrorCode>,
+) -> Result<Answers<Option<OffsetAndMetadata>>, RequestError> {
     let limit = client.config.api_timeout;
     let start = client.clock.now();
     let backoff = client.retry_backoff();
@@ -210,12 +231,9 @@ pub(super) async fn committed_until_known(
     loop {
         let subject = || format!("committed offsets of group `{group}`");
         let error = match committed(client, group, partitions.clone(), true).await {
-            Ok(Ok(answers)) => match answers.iter().find_map(|(_, answer)| answer.as_ref().err()) {
-                None => {
-                    let known = answers.into_iter().filter_map(|(partition, answer)| Some((partition, answer.ok()??)));
-                    return Ok(known.collect());
-                }
-                Some(error) => RequestError::broker(subject(), *error, None),
+            Ok(Ok(answers)) => match answers.iter().find_map(&refused) {
+                None => return Ok(answers),
+                Some(error) => RequestError::broker(subject(), error, None),
             },
             Ok(Err(error)) => {
                 if let Some(node) = client.coordinators.known(CoordinatorKind::Group, group) {

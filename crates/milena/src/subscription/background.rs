@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use milena_admin::{Admin, OffsetSpec};
-use milena_client::consumer::{AssignmentEpoch, Consumer, OffsetAndMetadata, OffsetListing, OffsetRefused};
+use milena_client::consumer::{AssignmentEpoch, Consumer, OffsetListing, OffsetRefused};
 use milena_client::{Client, TopicPartition};
 use tokio::time::Instant;
 
@@ -17,6 +17,9 @@ use crate::bus::Inner;
 
 /// How long to wait before a broker is asked again that could not answer.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long to wait before the coordinator is asked again about what is about to be settled.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// How long where a partition begins may stay unknown before that is told.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,8 +85,18 @@ pub(super) struct Search {
     asking: Asking,
     /// When it is told that some are not found; never if their alarms are raised.
     patience: Option<Instant>,
-    /// Whether it begins with a pause: an error came just now.
-    is_retry: bool,
+    /// How long it waits first: an error came just now.
+    pause: Duration,
+}
+
+/// What a search has found.
+#[derive(Debug, Default)]
+struct Found {
+    begins: Vec<(TopicPartition, Begin)>,
+    /// Why others can't be, to be told.
+    errors: Vec<(TopicPartition, String)>,
+    /// Those that the coordinator is to be asked about again, told or not.
+    unsettled: Vec<TopicPartition>,
 }
 
 /// Who is asked next.
@@ -100,7 +113,7 @@ impl Search {
     /// A search for partitions, each with whether it begins late if nothing is committed.
     pub(super) fn new(consumer: Consumer, epoch: AssignmentEpoch, open: BTreeMap<TopicPartition, bool>) -> Self {
         let patience = Some(Instant::now() + PATIENCE);
-        Self { consumer, epoch, open, asking: Asking::Coordinator, patience, is_retry: false }
+        Self { consumer, epoch, open, asking: Asking::Coordinator, patience, pause: Duration::ZERO }
     }
 
     /// Looks no longer for those that are not `wanted`. Returns whether any is left.
@@ -111,50 +124,66 @@ impl Search {
 
     /// Goes on until something is found, or is to be told.
     pub(super) async fn step(mut self) -> Background {
-        if std::mem::take(&mut self.is_retry) {
-            tokio::time::sleep(PAUSE).await;
+        if !self.pause.is_zero() {
+            tokio::time::sleep(std::mem::take(&mut self.pause)).await;
         }
         let step = match self.patience {
             Some(at) => tokio::time::timeout_at(at, self.find()).await,
             None => Ok(self.find().await),
         };
-        let (begins, errors) = step.unwrap_or_else(|_| (Vec::new(), self.fail_all("where it begins is not known yet")));
+        let Found { begins, errors, unsettled } =
+            step.unwrap_or_else(|_| self.fail_all("where it begins is not known yet"));
         for (partition, _) in &begins {
             self.open.remove(partition);
         }
-        let failed: BTreeMap<_, _> =
-            errors.iter().filter_map(|(partition, _)| self.open.remove_entry(partition)).collect();
+        let unsettled = self.split_off(&mut unsettled.iter(), Asking::Coordinator);
+        let asking = if matches!(self.asking, Asking::Coordinator) { Asking::Coordinator } else { Asking::Leaders };
+        let failed = self.split_off(&mut errors.iter().map(|(partition, _)| partition), asking);
+        let unsettled = Self { pause: if self.patience.is_some() { MOMENT } else { PAUSE }, ..unsettled };
+        let failed = Self { patience: None, ..failed };
         let epoch = self.epoch;
-        let again = Search {
-            consumer: self.consumer.clone(),
-            epoch,
-            open: failed,
-            asking: if matches!(self.asking, Asking::Coordinator) { Asking::Coordinator } else { Asking::Leaders },
-            patience: None,
-            is_retry: true,
-        };
-        let searches = [self, again].into_iter().filter(|search| !search.open.is_empty()).collect();
+        let searches = [self, unsettled, failed].into_iter().filter(|search| !search.open.is_empty()).collect();
         Background::Begins { epoch, begins, errors, searches }
     }
 
-    fn fail_all(&self, error: &str) -> Vec<(TopicPartition, String)> {
-        self.open.keys().map(|partition| (partition.clone(), error.to_owned())).collect()
+    /// A search for some of these, who are then not looked for here, after a pause.
+    fn split_off(&mut self, partitions: &mut dyn Iterator<Item = &TopicPartition>, asking: Asking) -> Self {
+        let open = partitions.filter_map(|partition| self.open.remove_entry(partition)).collect();
+        let (consumer, epoch, patience) = (self.consumer.clone(), self.epoch, self.patience);
+        Self { consumer, epoch, open, asking, patience, pause: PAUSE }
+    }
+
+    fn fail_all(&self, error: &str) -> Found {
+        let errors = self.open.keys().map(|partition| (partition.clone(), error.to_owned())).collect();
+        Found { errors, ..Found::default() }
     }
 
     /// What is found next, and what can't be.
-    async fn find(&mut self) -> (Vec<(TopicPartition, Begin)>, Vec<(TopicPartition, String)>) {
+    async fn find(&mut self) -> Found {
         loop {
             match &mut self.asking {
                 Asking::Coordinator => {
-                    // One coordinator answers for the whole group, so its trouble is everybody's.
-                    let committed = match self.consumer.committed(self.open.keys().cloned()).await {
-                        Ok(committed) => committed,
-                        Err(error) => return (Vec::new(), self.fail_all(&describe(&error))),
+                    // One coordinator answers for the whole group, so its trouble is everybody's; not that of a partition.
+                    let answers = match self.consumer.committed_each(self.open.keys().cloned()).await {
+                        Ok(answers) => answers,
+                        Err(error) => return self.fail_all(&describe(&error)),
                     };
                     self.asking = Asking::Leaders;
-                    if !committed.is_empty() {
-                        let begin = |(partition, at): (_, OffsetAndMetadata)| (partition, Begin::Committed(at.offset));
-                        return (committed.into_iter().map(begin).collect(), Vec::new());
+                    let mut found = Found::default();
+                    for (partition, answer) in answers {
+                        match answer {
+                            Ok(Some(at)) => found.begins.push((partition, Begin::Committed(at.offset))),
+                            Ok(None) => {}
+                            Err(error) => {
+                                if !error.class().is_retriable() {
+                                    found.errors.push((partition.clone(), describe(&error)));
+                                }
+                                found.unsettled.push(partition);
+                            }
+                        }
+                    }
+                    if !found.begins.is_empty() || !found.unsettled.is_empty() {
+                        return found;
                     }
                 }
                 Asking::Leaders => {
@@ -163,20 +192,20 @@ impl Search {
                 }
                 Asking::Answers(listing) => {
                     let Some(listed) = listing.next().await else {
-                        return (Vec::new(), self.fail_all("the broker named no offset"));
+                        return self.fail_all("the broker named no offset");
                     };
-                    let (mut begins, mut errors) = (Vec::new(), Vec::new());
+                    let mut found = Found::default();
                     for (partition, offset) in listed {
                         match (self.open.get(&partition), offset) {
                             // It is not looked for any more.
                             (None, _) => {}
-                            (Some(true), Ok(offset)) => begins.push((partition, Begin::End(offset))),
-                            (Some(false), Ok(offset)) => begins.push((partition, Begin::Oldest(offset))),
-                            (Some(_), Err(error)) => errors.push((partition, describe(&error))),
+                            (Some(true), Ok(offset)) => found.begins.push((partition, Begin::End(offset))),
+                            (Some(false), Ok(offset)) => found.begins.push((partition, Begin::Oldest(offset))),
+                            (Some(_), Err(error)) => found.errors.push((partition, describe(&error))),
                         }
                     }
-                    if !begins.is_empty() || !errors.is_empty() {
-                        return (begins, errors);
+                    if !found.begins.is_empty() || !found.errors.is_empty() {
+                        return found;
                     }
                 }
             }

@@ -310,3 +310,25 @@ async fn a_silent_leader_keeps_only_its_own_partitions_waiting() {
     assert!(asked <= 8, "asked {asked} times: not once for each partition");
     let _ = bus.close(Duration::from_secs(10)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_the_coordinator_cannot_tell_of_keeps_no_other_waiting() {
+    for error in [ErrorCode::UNSTABLE_OFFSET_COMMIT, ErrorCode::TOPIC_AUTHORIZATION_FAILED] {
+        let broker = Broker::builder().topic("steps", 2).build();
+        let bus = bus_on(&broker).await;
+        let [zero, one] = publish_to_two(&broker, &bus).await;
+        let fault = Rule::new(Fault::Error(error)).api(ApiKey::OffsetFetch).topic("steps").partition(1);
+        let fault = broker.faults().add(fault.always());
+        let subscription = bus.subscribe(policy(), |_: Stepped| async {}).group("workers").await.unwrap();
+        within("assigned", subscription.wait_for(|status| status.partitions.len() == 2)).await.unwrap();
+        let started = tokio::time::Instant::now();
+        within("those of the other", subscription.wait_for(|status| status.counts.handled == zero)).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(1), "{error:?} took {:?}", started.elapsed());
+        within("it is told", subscription.wait_for(|status| status.trouble.is_some())).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(10), "{error:?} took {:?}", started.elapsed());
+        broker.faults().remove(fault);
+        within("all", subscription.wait_for(|status| status.counts.handled == zero + one)).await.unwrap();
+        until("it is over", || subscription.status().trouble.is_none()).await;
+        let _ = bus.close(Duration::from_secs(10)).await;
+    }
+}
