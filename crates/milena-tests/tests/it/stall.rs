@@ -70,6 +70,8 @@ async fn a_blocked_runtime_is_logged_and_a_dedicated_one_keeps_its_membership() 
     let (lines, logged) = mpsc::sync_channel(1000);
     let (joined, both_joined) = tokio::sync::oneshot::channel();
     let (release, released) = mpsc::sync_channel::<()>(1);
+    let (went_on, blocked) = tokio::sync::oneshot::channel();
+    let (close, told) = tokio::sync::oneshot::channel();
     let application = std::thread::spawn(move || {
         let log = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN);
         let _here = tracing::subscriber::set_default(log.with_writer(Lines(lines)).finish());
@@ -81,12 +83,13 @@ async fn a_blocked_runtime_is_logged_and_a_dedicated_one_keeps_its_membership() 
             // A handler, on the only worker that there is.
             let start = Instant::now();
             released.recv().unwrap();
-            let blocked = start.elapsed();
+            went_on.send(start.elapsed()).unwrap();
+            // Until the stall is told: whoever closes at once may be gone before the watch has its turn.
+            told.await.unwrap();
             dedicated.1.close(TIME_LIMIT).await.unwrap();
             drop(shared);
             dedicated.0.close(TIME_LIMIT).await;
-            blocked
-        })
+        });
     });
     both_joined.await.unwrap();
     let expelled = async {
@@ -98,14 +101,25 @@ async fn a_blocked_runtime_is_logged_and_a_dedicated_one_keeps_its_membership() 
     assert_eq!(members(&observer, "dedicated").await, 1, "its heartbeats went on");
     release.send(()).unwrap();
 
-    let blocked = tokio::task::spawn_blocking(|| application.join().unwrap()).await.unwrap();
-    let told = blocked.as_millis().saturating_sub(1000)..=blocked.as_millis() + 1000;
-    let tells = |line: &String| {
+    let blocked = blocked.await.unwrap();
+    let lengths = blocked.as_millis().saturating_sub(1000)..=blocked.as_millis() + 1000;
+    let tells = move |line: &String| {
         let length = line.split_once("stalled_ms=").and_then(|(_, rest)| rest.split_whitespace().next());
-        length.is_some_and(|length| told.contains(&length.parse().unwrap()))
+        length.is_some_and(|length| lengths.contains(&length.parse().unwrap()))
     };
     // A machine that is busy may have stalled before.
-    let logged: Vec<String> = logged.iter().collect();
-    let line = logged.iter().find(|line| tells(line)).unwrap_or_else(|| panic!("{blocked:?}: {logged:?}"));
+    let line = tokio::task::spawn_blocking(move || {
+        let mut others = Vec::new();
+        loop {
+            match logged.recv_timeout(TIME_LIMIT) {
+                Ok(line) if tells(&line) => return line,
+                Ok(line) => others.push(line),
+                Err(error) => panic!("{error}: after {blocked:?} {others:?}"),
+            }
+        }
+    });
+    let line = line.await.unwrap();
     assert!(line.contains("RuntimeChoice::Dedicated"), "{line}");
+    close.send(()).unwrap();
+    tokio::task::spawn_blocking(|| application.join().unwrap()).await.unwrap();
 }
