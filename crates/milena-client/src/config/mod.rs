@@ -19,7 +19,8 @@ pub struct ClientConfig {
     pub client_id: String,
     /// `request.timeout.ms`: how long one request may take before its connection is given up. Default 30 s.
     pub request_timeout: Duration,
-    /// `default.api.timeout.ms`: how long an operation may take with all its retries. Default 60 s.
+    /// `default.api.timeout.ms`: how long an operation may take with all its retries, and how long a consumer waits for a
+    /// broker, a leader or its coordinator before it says so. Default 60 s.
     pub api_timeout: Duration,
     /// How long building a client may look for a first broker that answers. Default 10 s.
     pub bootstrap_timeout: Duration,

@@ -91,7 +91,8 @@ pub struct ProducerConfig {
     /// `enable.idempotence`: no record is written twice by a retry, and a partition's order survives it. Needs
     /// `acks=all`. Default true.
     pub idempotence: bool,
-    /// `linger.ms`: how long a record may wait for company. A producer that is not busy never waits. Default 5 ms.
+    /// `linger.ms`: how long a record may wait for company. A producer that is not busy never waits. Where the broker is
+    /// behind, a batch that has lingered takes records until it can be sent. Default 5 ms.
     pub linger: Duration,
     /// `batch.size`: how many bytes a batch is closed at, before compression. Default 128 KiB.
     pub batch_size: usize,
@@ -104,7 +105,9 @@ pub struct ProducerConfig {
     /// `max.in.flight.requests.per.connection` of one partition, 1 to 5. Default 5; without idempotence 1, since order
     /// would not survive a retry.
     pub max_in_flight: usize,
-    /// `delivery.timeout.ms`: from a batch's opening to its report. Default 120 s.
+    /// `delivery.timeout.ms`: from a batch's opening to its report. A batch that can't be sent takes records for at most
+    /// an eighth of what this leaves beside `linger.ms` and `request.timeout.ms`, so that none has much less. Default
+    /// 120 s.
     pub delivery_timeout: Duration,
     /// `request.timeout.ms`: how long a broker may take to answer. Default 30 s.
     pub request_timeout: Duration,
