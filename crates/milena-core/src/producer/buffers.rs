@@ -41,7 +41,8 @@ impl BufferPool {
         bytes.max(MIN_CAPACITY).checked_next_power_of_two().unwrap_or(bytes)
     }
 
-    /// A buffer for what `charge` has paid: recycled if there is one, else allocated.
+    /// A buffer for what `charge` has paid: recycled if there is one, with whatever its last batch left in it, else
+    /// allocated.
     pub fn take(&self, charge: &Reservation) -> Vec<u8> {
         let capacity = charge.bytes();
         let mut idle = self.lock();
@@ -57,8 +58,7 @@ impl BufferPool {
     }
 
     /// Takes a buffer back, with its charge.
-    pub fn put(&self, mut buffer: Vec<u8>, charge: Reservation) {
-        buffer.clear();
+    pub fn put(&self, buffer: Vec<u8>, charge: Reservation) {
         let capacity = buffer.capacity();
         let in_use = self.budget.used().saturating_sub(charge.bytes());
         if let Some(class) = class_of(capacity) {
@@ -117,7 +117,7 @@ mod tests {
 
         let charge = pool.budget().try_reserve(8_192).expect("room");
         let again = pool.take(&charge);
-        assert_eq!((again.as_ptr(), again.len(), pool.idle()), (address, 0, 0));
+        assert_eq!((again.as_ptr(), again.len(), pool.idle()), (address, 8_192, 0));
     }
 
     #[test]

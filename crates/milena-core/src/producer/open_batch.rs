@@ -105,6 +105,24 @@ impl OpenBatch {
         Ok(index.cast_unsigned())
     }
 
+    /// Appends a record, unless the batch would pass `limit` bytes or its buffer would have to grow: `None` then, and
+    /// the batch is unchanged.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    #[inline]
+    pub fn append_in_place(
+        &mut self,
+        limit: usize,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader<'_>],
+    ) -> Result<Option<u32>, AppendError> {
+        let limit = limit.min(self.encoder.capacity() + BATCH_HEADER_LEN);
+        Ok(self.encoder.append_within(limit, timestamp, key, value, headers)?.map(i32::cast_unsigned))
+    }
+
     /// What those wait for whose records are in it.
     #[inline]
     pub fn completion(&self) -> &Arc<Completion> {

@@ -6,7 +6,7 @@
 use crate::compress::{CompressError, Compression};
 use crate::record::error::AppendError;
 use crate::record::layout::{BATCH_HEADER_LEN, MAX_HEADERS, NO_TIMESTAMP};
-use crate::record::sealed::SealedBatch;
+use crate::record::sealed::{SealedBatch, Section};
 use crate::record::varint::{put_varint, put_varlong, varint_len, varlong_len};
 
 /// How far ahead of the records a recycled buffer is made writable at a time: little enough to stay in the cache.
@@ -66,6 +66,23 @@ impl BatchEncoder {
         value: Option<&[u8]>,
         headers: &[RecordHeader<'_>],
     ) -> Result<i32, AppendError> {
+        self.append_within(usize::MAX, timestamp, key, value, headers)?.ok_or(AppendError::TooLarge)
+    }
+
+    /// As [`append`](Self::append), if the batch is at most `limit` bytes with the record, its header included; else
+    /// `None`, and the batch is unchanged. Computes the record's length once.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    #[inline]
+    pub fn append_within(
+        &mut self,
+        limit: usize,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader<'_>],
+    ) -> Result<Option<i32>, AppendError> {
         let timestamp_delta = timestamp
             .checked_sub(self.base_timestamp)
             .filter(|_| timestamp >= NO_TIMESTAMP)
@@ -75,8 +92,8 @@ impl BatchEncoder {
         }
         let body = self.body_len(timestamp_delta, key, value, headers);
         let end = self.end.saturating_add(length_len(body)).saturating_add(body);
-        if end > MAX_RECORDS_LEN {
-            return Err(AppendError::TooLarge);
+        if end > limit.saturating_sub(BATCH_HEADER_LEN).min(MAX_RECORDS_LEN) {
+            return Ok(None);
         }
         let offset_delta = self.record_count;
         self.record_count = offset_delta.checked_add(1).ok_or(AppendError::Full)?;
@@ -97,7 +114,7 @@ impl BatchEncoder {
 
         self.end = end;
         self.max_timestamp = self.max_timestamp.max(timestamp);
-        Ok(offset_delta)
+        Ok(Some(offset_delta))
     }
 
     /// Bytes so far, the batch's header included.
@@ -160,16 +177,16 @@ impl BatchEncoder {
         level: Option<i32>,
         mut output: Vec<u8>,
     ) -> Result<(SealedBatch, Vec<u8>), CompressError> {
-        let Self { mut buffer, end, base_timestamp, max_timestamp, record_count } = self;
-        buffer.truncate(end);
-        output.clear();
+        let Self { buffer, end, base_timestamp, max_timestamp, record_count } = self;
         if compression != Compression::None {
-            compression.compress(level, &buffer, &mut output)?;
+            output.clear();
+            compression.compress(level, &buffer[..end], &mut output)?;
         }
-        let (records, compression, free) = if compression != Compression::None && output.len() < buffer.len() {
-            (output, compression, buffer)
+        let (records, compression, free) = if compression != Compression::None && output.len() < end {
+            let len = output.len();
+            (Section::new(output, len), compression, buffer)
         } else {
-            (buffer, Compression::None, output)
+            (Section::new(buffer, end), Compression::None, output)
         };
         let sealed = SealedBatch::new(records, end, compression, level, base_timestamp, max_timestamp, record_count);
         Ok((sealed, free))

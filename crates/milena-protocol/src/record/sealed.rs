@@ -3,6 +3,8 @@
 //! The section is compressed once and its CRC computed once. A retry under another producer id, epoch or sequence
 //! rewrites 40 header bytes and joins their CRC with the section's; it never reads the payload again.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::compress::Compression;
@@ -12,13 +14,36 @@ use crate::record::encoder::{BatchEncoder, RecordHeader};
 use crate::record::error::RecordError;
 use crate::record::layout::{BATCH_HEADER_LEN, CRC_START, LOG_OVERHEAD, MAGIC, at, attributes};
 
+/// The records' bytes, with the whole buffer that they lie at the front of: what is behind them is kept as it is, so
+/// that a recycled buffer is made writable once and never again.
+#[derive(Clone, Debug)]
+pub(crate) struct Section {
+    buffer: Arc<Vec<u8>>,
+    len: usize,
+}
+
+impl Section {
+    /// The first `len` bytes of `buffer`.
+    pub(crate) fn new(buffer: Vec<u8>, len: usize) -> Self {
+        Self { buffer: Arc::new(buffer), len }
+    }
+}
+
+impl AsRef<[u8]> for Section {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}
+
 /// A closed batch, ready to be sent any number of times.
 ///
 /// Cloning shares the record section.
 #[derive(Clone, Debug)]
 pub struct SealedBatch {
     header: [u8; BATCH_HEADER_LEN],
+    /// Of `section`.
     records: Bytes,
+    section: Section,
     records_crc: u32,
     shift: Shift,
     raw_records_len: usize,
@@ -27,7 +52,7 @@ pub struct SealedBatch {
 
 impl SealedBatch {
     pub(crate) fn new(
-        records: Vec<u8>,
+        section: Section,
         raw_records_len: usize,
         compression: Compression,
         level: Option<i32>,
@@ -36,7 +61,7 @@ impl SealedBatch {
         record_count: i32,
     ) -> Self {
         let mut header = [0; BATCH_HEADER_LEN];
-        let batch_length = i32::try_from(BATCH_HEADER_LEN - LOG_OVERHEAD + records.len())
+        let batch_length = i32::try_from(BATCH_HEADER_LEN - LOG_OVERHEAD + section.len)
             .expect("append keeps a batch below 2 GiB, and compression is kept only where it makes it smaller");
         put(&mut header, at::BATCH_LENGTH, batch_length.to_be_bytes());
         put(&mut header, at::PARTITION_LEADER_EPOCH, (-1i32).to_be_bytes());
@@ -46,9 +71,10 @@ impl SealedBatch {
         put(&mut header, at::BASE_TIMESTAMP, base_timestamp.to_be_bytes());
         put(&mut header, at::MAX_TIMESTAMP, max_timestamp.to_be_bytes());
         put(&mut header, at::RECORD_COUNT, record_count.to_be_bytes());
-        let records_crc = crc::checksum(&records);
-        let shift = Shift::by(records.len());
-        let mut sealed = Self { header, records: Bytes::from(records), records_crc, shift, raw_records_len, level };
+        let records_crc = crc::checksum(section.as_ref());
+        let shift = Shift::by(section.len);
+        let records = Bytes::from_owner(section.clone());
+        let mut sealed = Self { header, records, section, records_crc, shift, raw_records_len, level };
         sealed.stamp(-1, -1, -1, false);
         sealed
     }
@@ -151,12 +177,11 @@ impl SealedBatch {
         Ok(pieces)
     }
 
-    /// The buffer of the record section, to be recycled; `None` while a frame still shares it.
+    /// The buffer of the record section, with whatever was written in it, to be recycled; `None` while a frame still
+    /// shares it.
     pub fn into_buffer(self) -> Option<Vec<u8>> {
-        let mut records = self.records.try_into_mut().ok()?;
-        // Emptied first, since the conversion moves what is left.
-        records.clear();
-        Some(Vec::from(records))
+        drop(self.records);
+        Arc::try_unwrap(self.section.buffer).ok()
     }
 }
 
