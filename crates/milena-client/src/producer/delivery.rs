@@ -37,6 +37,11 @@ impl Future for Delivery {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let Some(completion) = &this.completion else { return Poll::Pending };
+        if let Some((offset, log_append_time)) = completion.acknowledged(this.index) {
+            // Nobody is on the list of waiters any more.
+            let completion = this.completion.take().expect("looked at above");
+            return Poll::Ready(Ok(RecordMetadata::new(completion, offset, log_append_time.unwrap_or(this.timestamp))));
+        }
         let Poll::Ready(outcome) = completion.poll(this.index, &mut this.slot, context) else { return Poll::Pending };
         let completion = this.completion.take().expect("looked at above");
         Poll::Ready(match outcome {

@@ -31,7 +31,7 @@ pub enum SendError {
         topic: String,
         /// Why.
         #[source]
-        source: RequestError,
+        source: Box<RequestError>,
     },
     /// [`try_send`](super::Producer::try_send) does not wait for metadata.
     #[error("nothing is known of topic `{topic}` yet: await `send` for its first record")]

@@ -41,9 +41,9 @@ pub use milena_core::producer::failure::Hindrance;
 pub use milena_core::producer::partitioner::Partitioner;
 
 use self::driver::Driver;
-use self::partition::Refusal;
+use self::partition::{After, Refusal};
 use self::shared::Shared;
-use self::topic::Topic;
+use self::topic::Resolved;
 use crate::client::Client;
 use crate::config::ConfigError;
 use crate::topic_name;
@@ -59,7 +59,7 @@ use crate::topic_name;
 pub struct Producer {
     handle: Arc<Handle>,
     /// The topic of the last record, to find it without a look-up. A clone has its own.
-    last: ArcSwapOption<Topic>,
+    last: ArcSwapOption<Resolved>,
 }
 
 struct Handle {
@@ -232,7 +232,7 @@ impl Producer {
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
         match self.append(&record, None) {
             Ok(delivery) => Ok(delivery),
-            Err(Stop::Error(error)) => Err(error),
+            Err(Stop::Error(error)) => Err(*error),
             Err(Stop::Wait(wait)) => self.send_later(record, wait).await,
         }
     }
@@ -243,7 +243,7 @@ impl Producer {
     /// [`SendError::BufferFull`] and [`SendError::TopicNotReady`] in place of a wait; else as [`Self::send`].
     pub fn try_send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
         self.append(&record, None).map_err(|stop| match stop {
-            Stop::Error(error) => error,
+            Stop::Error(error) => *error,
             Stop::Wait(Wait::Memory(_)) => SendError::BufferFull { limit: self.buffers().budget().limit() },
             Stop::Wait(Wait::Topic) => match topic_name::fault(record.topic) {
                 Some(reason) => SendError::InvalidTopicName { topic: record.topic.to_owned(), reason },
@@ -341,33 +341,40 @@ impl Producer {
     fn append(&self, record: &Record<'_>, granted: Option<Reservation>) -> Result<Delivery, Stop> {
         let last = self.last.load();
         match &*last {
-            Some(topic) if &*topic.name == record.topic => self.append_to(topic, record, granted),
-            _ => {
-                let topic = self.handle.shared.topic(record.topic).ok_or(Stop::Wait(Wait::Topic))?;
-                let result = self.append_to(&topic, record, granted);
-                self.last.store(Some(topic));
-                result
-            }
+            Some(resolved) if resolved.is_current(record.topic) => self.append_to(resolved, record, granted),
+            _ => self.append_elsewhere(record, granted),
         }
     }
 
+    /// To another topic than the last, or one whose partitions have changed.
+    #[cold]
+    fn append_elsewhere(&self, record: &Record<'_>, granted: Option<Reservation>) -> Result<Delivery, Stop> {
+        let topic = self.handle.shared.topic(record.topic).ok_or(Stop::Wait(Wait::Topic))?;
+        let resolved = Arc::new(Resolved::new(topic));
+        let result = self.append_to(&resolved, record, granted);
+        self.last.store(Some(resolved));
+        result
+    }
+
     #[inline]
-    fn append_to(&self, topic: &Topic, record: &Record<'_>, granted: Option<Reservation>) -> Result<Delivery, Stop> {
+    fn append_to(
+        &self,
+        resolved: &Resolved,
+        record: &Record<'_>,
+        granted: Option<Reservation>,
+    ) -> Result<Delivery, Stop> {
         let shared = &self.handle.shared;
-        let partitions = topic.partitions();
-        let partitions = partitions.present();
+        let partitions = resolved.partitions.present();
         if partitions.is_empty() {
             return Err(Stop::Wait(Wait::Topic));
         }
-        let partition = topic.choose(&shared.config.partitioner, record, partitions).map_err(Stop::Error)?;
-        let (result, after) = partition.append(shared, record, granted);
+        let partition = resolved.topic.choose(&shared.config.partitioner, record, partitions)?;
+        let mut after = After::default();
+        let result = partition.append(shared, record, granted, &mut after);
         if after.is_due() {
             shared.follow_up(partition, after);
         }
-        result.map_err(|refusal| match refusal {
-            Refusal::Memory(bytes) => Stop::Wait(Wait::Memory(bytes)),
-            Refusal::Error(error) => Stop::Error(error),
-        })
+        result.map_err(Stop::from)
     }
 
     /// The way of the few: waits for what is missing, then appends.
@@ -389,7 +396,7 @@ impl Producer {
             };
             match self.append(&record, granted) {
                 Ok(delivery) => return Ok(delivery),
-                Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::Error(error)) => return Err(*error),
                 Err(Stop::Wait(next)) => wait = next,
             }
         }
@@ -405,7 +412,8 @@ impl Producer {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let metadata = shared.client.metadata.topic(topic, left).await;
-        let metadata = metadata.map_err(|source| SendError::Topic { topic: topic.to_owned(), source })?;
+        let metadata =
+            metadata.map_err(|source| SendError::Topic { topic: topic.to_owned(), source: Box::new(source) })?;
         shared.resolved(&metadata);
         Ok(())
     }
@@ -423,9 +431,26 @@ impl Drop for Answers {
     }
 }
 
+/// Why a record is not appended now.
 enum Stop {
     Wait(Wait),
-    Error(SendError),
+    /// Boxed: what is returned for every record stays small.
+    Error(Box<SendError>),
+}
+
+impl From<SendError> for Stop {
+    fn from(error: SendError) -> Self {
+        Self::Error(Box::new(error))
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Memory(bytes) => Self::Wait(Wait::Memory(bytes)),
+            Refusal::Error(error) => Self::Error(error),
+        }
+    }
 }
 
 impl Shared {

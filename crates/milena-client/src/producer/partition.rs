@@ -19,6 +19,7 @@ use milena_core::producer::partitioner::PartitionLoad;
 use milena_protocol::Uuid;
 use milena_protocol::record::BATCH_HEADER_LEN;
 
+use super::config::ProducerConfig;
 use super::delivery::Delivery;
 use super::error::SendError;
 use super::record::Record;
@@ -108,7 +109,14 @@ impl After {
 pub(super) enum Refusal {
     /// So many bytes must be reserved first.
     Memory(usize),
-    Error(SendError),
+    /// Boxed: what is returned for every record stays small.
+    Error(Box<SendError>),
+}
+
+impl From<SendError> for Refusal {
+    fn from(error: SendError) -> Self {
+        Self::Error(Box::new(error))
+    }
 }
 
 impl Partition {
@@ -137,30 +145,48 @@ impl Partition {
     }
 
     /// Encodes `record` into the open batch, opening or closing batches as needed. `granted` are bytes that were waited
-    /// for; they are used or given back. What is to be done next is said whether it succeeds or not.
+    /// for; they are used or given back. What is to be done next is said in `after`, whether it succeeds or not.
     #[inline]
     pub(super) fn append(
         &self,
         shared: &Shared,
         record: &Record<'_>,
         granted: Option<Reservation>,
-    ) -> (Result<Delivery, Refusal>, After) {
+        after: &mut After,
+    ) -> Result<Delivery, Refusal> {
         let mut state = self.lock();
-        let mut after = After::default();
         // Under the lock: whoever closes the producer has said so before looking at the partitions.
         if shared.is_closed() {
-            return (Err(Refusal::Error(SendError::Closed)), after);
+            return Err(SendError::Closed.into());
         }
-        let result = self.append_in(shared, &mut state, record, granted, &mut after);
+        let result = match state.append_in_place(&shared.config, record) {
+            Some(delivery) => Ok(delivery),
+            None => self.append_with_care(shared, &mut state, record, granted, after),
+        };
+        if !state.listed {
+            self.after_append(&mut state, after);
+        }
+        result
+    }
+
+    /// The way of the few: the batch is to be opened, closed or grown, the clock to be read, or the record is at fault.
+    #[cold]
+    fn append_with_care(
+        &self,
+        shared: &Shared,
+        state: &mut State,
+        record: &Record<'_>,
+        granted: Option<Reservation>,
+        after: &mut After,
+    ) -> Result<Delivery, Refusal> {
+        let result = self.append_in(shared, state, record, granted, after);
         // An empty batch must not stay: its age would count for records that come much later.
         if result.is_err() && state.open.as_ref().is_some_and(OpenBatch::is_empty) {
             state.open = None;
         }
-        self.after_append(&mut state, &mut after);
-        (result, after)
+        result
     }
 
-    #[inline]
     fn append_in(
         &self,
         shared: &Shared,
@@ -172,7 +198,7 @@ impl Partition {
         if state.records_since_clock == 0 {
             state.wall_millis = shared.client.clock.wall_millis();
         }
-        state.records_since_clock = (state.records_since_clock + 1) % RECORDS_PER_CLOCK;
+        state.count_record();
         let batch_size = shared.config.batch_size;
         loop {
             let timestamp = record.timestamp.unwrap_or(state.wall_millis);
@@ -183,7 +209,7 @@ impl Partition {
             let length = open.encoded_len(timestamp, record.key, record.value, record.headers);
             let (bytes, limit) = (length + BATCH_HEADER_LEN, shared.config.max_request_size);
             if bytes > limit {
-                return Err(Refusal::Error(SendError::RecordTooLarge { bytes, limit }));
+                return Err(SendError::RecordTooLarge { bytes, limit }.into());
             }
             match open.room_for(length, batch_size) {
                 Room::Fits => {}
@@ -201,9 +227,8 @@ impl Partition {
                     continue;
                 }
             }
-            let index = open
-                .append(timestamp, record.key, record.value, record.headers)
-                .map_err(|error| Refusal::Error(SendError::unencodable(error)))?;
+            let index =
+                open.append(timestamp, record.key, record.value, record.headers).map_err(SendError::unencodable)?;
             let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
             if open.len() >= batch_size {
                 state.close();
@@ -259,9 +284,6 @@ impl Partition {
 
     /// Decides whether what was appended goes out now, or waits, and for what.
     fn after_append(&self, state: &mut State, after: &mut After) {
-        if state.listed {
-            return;
-        }
         // Nothing of the partition is on its way: the record need not wait, if the node has a token for it.
         let eager = !state.must_linger && state.queue.is_empty();
         if eager || !state.closing.is_empty() {
@@ -289,6 +311,28 @@ fn value_len(bytes: Option<&[u8]>) -> usize {
 }
 
 impl State {
+    /// Appends `record`, if there is an open batch with room for it and the clock need not be read.
+    #[inline]
+    fn append_in_place(&mut self, config: &ProducerConfig, record: &Record<'_>) -> Option<Delivery> {
+        let open = self.open.as_mut().filter(|_| self.records_since_clock != 0)?;
+        let timestamp = record.timestamp.unwrap_or(self.wall_millis);
+        let limit = config.batch_size.min(config.max_request_size);
+        // What is wrong with a record is found out with care.
+        let index = open.append_in_place(limit, timestamp, record.key, record.value, record.headers).ok().flatten()?;
+        let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
+        let full = open.len() >= config.batch_size;
+        self.count_record();
+        if full {
+            self.close();
+        }
+        Some(delivery)
+    }
+
+    #[inline]
+    fn count_record(&mut self) {
+        self.records_since_clock = (self.records_since_clock + 1) % RECORDS_PER_CLOCK;
+    }
+
     /// Closes the open batch, if there is one with records in it.
     pub(super) fn close(&mut self) -> bool {
         let Some(open) = self.open.take_if(|open| !open.is_empty()) else { return false };

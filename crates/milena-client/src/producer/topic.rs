@@ -1,10 +1,9 @@
 //! A topic as its records see it: its partitions, resolved once, and the choice among them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::{ArcSwap, Guard};
 use milena_core::metadata::TopicMetadata;
 use milena_core::producer::partitioner::{Choice, PartitionLoad, Partitioner, StickyPartitioner};
 use milena_protocol::Uuid;
@@ -15,7 +14,9 @@ use super::record::Record;
 
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
-    partitions: ArcSwap<Partitions>,
+    partitions: Mutex<Arc<Partitions>>,
+    /// Counts the changes of `partitions`, so that whoever kept them sees that they are others now.
+    generation: AtomicU64,
     turn: AtomicU32,
     keyless: Mutex<Keyless>,
 }
@@ -48,6 +49,28 @@ impl Partitions {
     }
 }
 
+/// A topic with its partitions as of some moment: found with one look, for as long as they are the same.
+pub(super) struct Resolved {
+    pub(super) topic: Arc<Topic>,
+    pub(super) partitions: Arc<Partitions>,
+    generation: u64,
+}
+
+impl Resolved {
+    pub(super) fn new(topic: Arc<Topic>) -> Self {
+        // Read before: partitions that are newer than they are said to be are only looked at once more.
+        let generation = topic.generation.load(Acquire);
+        let partitions = topic.partitions();
+        Self { topic, partitions, generation }
+    }
+
+    /// Whether it is what a record to `topic` needs now.
+    #[inline]
+    pub(super) fn is_current(&self, topic: &str) -> bool {
+        &*self.topic.name == topic && self.topic.generation.load(Acquire) == self.generation
+    }
+}
+
 struct Keyless {
     sticky: StickyPartitioner,
     rng: fastrand::Rng,
@@ -56,11 +79,17 @@ struct Keyless {
 impl Topic {
     pub(super) fn new(name: Arc<str>, batch_size: usize, rng: fastrand::Rng) -> Self {
         let keyless = Keyless { sticky: StickyPartitioner::new(batch_size), rng };
-        Self { name, partitions: ArcSwap::default(), turn: AtomicU32::new(0), keyless: Mutex::new(keyless) }
+        Self {
+            name,
+            partitions: Mutex::default(),
+            generation: AtomicU64::new(0),
+            turn: AtomicU32::new(0),
+            keyless: Mutex::new(keyless),
+        }
     }
 
-    pub(super) fn partitions(&self) -> Guard<Arc<Partitions>> {
-        self.partitions.load()
+    pub(super) fn partitions(&self) -> Arc<Partitions> {
+        Arc::clone(&self.partitions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes the partitions that the topic has now. A topic loses some only by being deleted, and created anew with
@@ -84,7 +113,9 @@ impl Topic {
         let mut known = before.known.clone();
         let new = (known.len()..count).map(|index| Partition::new(Arc::clone(&self.name), index as i32));
         known.extend(new);
-        self.partitions.store(Arc::new(Partitions { topic_id, known, present }));
+        let partitions = Arc::new(Partitions { topic_id, known, present });
+        *self.partitions.lock().unwrap_or_else(PoisonError::into_inner) = partitions;
+        self.generation.fetch_add(1, Release);
     }
 
     /// Which of `partitions`, at least one, `record` goes to.
