@@ -213,7 +213,7 @@ impl Partition {
             }
             match open.room_for(length, batch_size) {
                 Room::Fits => {}
-                Room::Grow(more) if open.try_grow(more) => {}
+                Room::Grow(capacity) if open.try_grow(capacity, &shared.buffers) => {}
                 // No memory for a larger buffer: the batch is as full as it gets, and the next waits for its own.
                 Room::Grow(_) if open.is_empty() => {
                     state.open = None;
@@ -227,8 +227,10 @@ impl Partition {
                     continue;
                 }
             }
-            let index =
-                open.append(timestamp, record.key, record.value, record.headers).map_err(SendError::unencodable)?;
+            let index = open
+                .append(usize::MAX, timestamp, record.key, record.value, record.headers)
+                .map_err(SendError::unencodable)?
+                .expect("there was room, or room was made");
             let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
             if open.len() >= batch_size {
                 state.close();
@@ -318,7 +320,7 @@ impl State {
         let timestamp = record.timestamp.unwrap_or(self.wall_millis);
         let limit = config.batch_size.min(config.max_request_size);
         // What is wrong with a record is found out with care.
-        let index = open.append_in_place(limit, timestamp, record.key, record.value, record.headers).ok().flatten()?;
+        let index = open.append(limit, timestamp, record.key, record.value, record.headers).ok().flatten()?;
         let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
         let full = open.len() >= config.batch_size;
         self.count_record();

@@ -22,7 +22,7 @@ use crate::producer::partition_queue::QueuedBatch;
 pub enum Room {
     /// In the buffer as it is.
     Fits,
-    /// Once this many more bytes are paid for.
+    /// In a buffer of this capacity.
     Grow(usize),
     /// The batch is full: it would pass `batch.size`.
     Full,
@@ -60,7 +60,7 @@ impl OpenBatch {
         }
         match needed.checked_sub(self.encoder.capacity()) {
             None | Some(0) => Room::Fits,
-            Some(_) => Room::Grow(BufferPool::capacity_for(needed).saturating_sub(self.charge.bytes())),
+            Some(_) => Room::Grow(BufferPool::capacity_for(needed)),
         }
     }
 
@@ -76,42 +76,22 @@ impl OpenBatch {
         self.encoder.encoded_len(timestamp, key, value, headers)
     }
 
-    /// Takes bytes for a larger buffer, if the budget has them.
-    pub fn try_grow(&mut self, more: usize) -> bool {
-        self.charge.try_grow(more)
+    /// Moves to a buffer of `capacity`, if the budget has room for one beside this; then this one is free for another
+    /// batch. So there are never more buffers of a size than batches that once needed it at a time.
+    pub fn try_grow(&mut self, capacity: usize, pool: &BufferPool) -> bool {
+        let Some(charge) = pool.budget().try_reserve(capacity) else { return false };
+        let free = self.encoder.move_to(pool.take(&charge));
+        pool.put(free, std::mem::replace(&mut self.charge, charge));
+        true
     }
 
-    /// Takes bytes that were waited for.
-    pub fn grow(&mut self, granted: Reservation) {
-        self.charge.merge(granted);
-    }
-
-    /// Appends a record for which there is room; returns its index in the batch.
+    /// Appends a record and returns its index in the batch, unless the batch would pass `limit` bytes, or its buffer's
+    /// capacity: `None` then, and the batch is unchanged.
     ///
     /// # Errors
     /// The format can't hold the record; the batch is unchanged.
     #[inline]
     pub fn append(
-        &mut self,
-        timestamp: i64,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[RecordHeader<'_>],
-    ) -> Result<u32, AppendError> {
-        let index = self.encoder.append(timestamp, key, value, headers)?;
-        if self.encoder.capacity() != self.charge.bytes() {
-            self.charge.settle(self.encoder.capacity());
-        }
-        Ok(index.cast_unsigned())
-    }
-
-    /// Appends a record, unless the batch would pass `limit` bytes or its buffer would have to grow: `None` then, and
-    /// the batch is unchanged.
-    ///
-    /// # Errors
-    /// As [`Self::append`].
-    #[inline]
-    pub fn append_in_place(
         &mut self,
         limit: usize,
         timestamp: i64,

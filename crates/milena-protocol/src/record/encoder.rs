@@ -152,6 +152,17 @@ impl BatchEncoder {
         &self.buffer[..self.end]
     }
 
+    /// Goes on in `buffer`, whose contents are overwritten, and gives the one that it leaves back.
+    pub fn move_to(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+        if buffer.len() < self.end {
+            buffer.clear();
+            buffer.extend_from_slice(self.records());
+        } else {
+            buffer[..self.end].copy_from_slice(self.records());
+        }
+        std::mem::replace(&mut self.buffer, buffer)
+    }
+
     /// The buffer, to be recycled where a batch is given up unsent.
     pub fn into_buffer(self) -> Vec<u8> {
         self.buffer

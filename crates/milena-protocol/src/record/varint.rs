@@ -66,12 +66,22 @@ pub(crate) enum VarintError {
 /// Reads a zigzag varint at the front of `input` and moves past it.
 #[inline]
 pub(crate) fn take_varint(input: &mut &[u8]) -> Result<i32, VarintError> {
-    if let [byte, rest @ ..] = *input
-        && *byte < 0x80
-    {
-        *input = rest;
-        return Ok(unzigzag32(u32::from(*byte)));
+    // One byte holds the fields of a small record, two its length: more is rare, and kept out of the caller's loop.
+    match *input {
+        [byte, rest @ ..] if *byte < 0x80 => {
+            *input = rest;
+            Ok(unzigzag32(u32::from(*byte)))
+        }
+        [low, high, rest @ ..] if *high < 0x80 => {
+            *input = rest;
+            Ok(unzigzag32(u32::from(low & 0x7f) | u32::from(*high) << 7))
+        }
+        _ => take_long_varint(input),
     }
+}
+
+#[cold]
+fn take_long_varint(input: &mut &[u8]) -> Result<i32, VarintError> {
     let mut value = 0u32;
     for index in 0..5 {
         let Some(&byte) = input.get(index) else { return Err(VarintError::Truncated) };
@@ -90,12 +100,21 @@ pub(crate) fn take_varint(input: &mut &[u8]) -> Result<i32, VarintError> {
 /// As [`take_varint`], for 64 bits.
 #[inline]
 pub(crate) fn take_varlong(input: &mut &[u8]) -> Result<i64, VarintError> {
-    if let [byte, rest @ ..] = *input
-        && *byte < 0x80
-    {
-        *input = rest;
-        return Ok(unzigzag64(u64::from(*byte)));
+    match *input {
+        [byte, rest @ ..] if *byte < 0x80 => {
+            *input = rest;
+            Ok(unzigzag64(u64::from(*byte)))
+        }
+        [low, high, rest @ ..] if *high < 0x80 => {
+            *input = rest;
+            Ok(unzigzag64(u64::from(low & 0x7f) | u64::from(*high) << 7))
+        }
+        _ => take_long_varlong(input),
     }
+}
+
+#[cold]
+fn take_long_varlong(input: &mut &[u8]) -> Result<i64, VarintError> {
     let mut value = 0u64;
     for index in 0..10 {
         let Some(&byte) = input.get(index) else { return Err(VarintError::Truncated) };

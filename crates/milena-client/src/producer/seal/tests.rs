@@ -19,7 +19,7 @@ async fn errand() -> (Producer, Errand, Delivery) {
     let charge = shared.buffers.budget().try_reserve(4_096).unwrap();
     let completion = Completion::new("t".into(), 0);
     let mut open = OpenBatch::new(&shared.buffers, charge, completion, shared.client.clock.now(), 0);
-    let index = open.append(0, None, Some(&[b'x'; 1_000]), &[]).unwrap();
+    let index = open.append(usize::MAX, 0, None, Some(&[b'x'; 1_000]), &[]).unwrap().expect("room");
     let delivery = Delivery::new(Arc::clone(open.completion()), index, 0);
     let choice = CompressionChoice { codec: Compression::Lz4, level: None };
     let errand = Errand::new(shared, &partition, open, choice);

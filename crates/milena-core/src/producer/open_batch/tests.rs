@@ -17,8 +17,8 @@ fn filled(pool: &Arc<BufferPool>, records: u32) -> OpenBatch {
     for record in 0..records {
         let value = format!("value {record} of a batch");
         let headers = [RecordHeader { key: "a", value: Some(b"1") }, RecordHeader { key: "a", value: None }];
-        let index = batch.append(1_000 + i64::from(record), Some(b"key"), Some(value.as_bytes()), &headers);
-        assert_eq!(index.unwrap(), record);
+        let index = batch.append(usize::MAX, 1_000 + i64::from(record), Some(b"key"), Some(value.as_bytes()), &headers);
+        assert_eq!(index.unwrap(), Some(record));
     }
     batch
 }
@@ -103,17 +103,29 @@ fn room_is_exact_and_growth_is_paid_for() {
     let value = [0; 100];
     let length = batch.encoded_len(1_000, None, Some(&value), &[]);
     while batch.room_for(length, 4_000) == Room::Fits {
-        batch.append(1_000, None, Some(&value), &[]).unwrap();
+        assert!(batch.append(4_000, 1_000, None, Some(&value), &[]).unwrap().is_some());
     }
+    assert_eq!(batch.append(4_000, 1_000, None, Some(&value), &[]), Ok(None), "the buffer does not grow by itself");
     assert_eq!(pool.budget().used(), 1_024);
-    assert_eq!(batch.room_for(length, 4_000), Room::Grow(1_024));
-    assert!(batch.try_grow(1_024));
-    batch.append(1_000, None, Some(&value), &[]).unwrap();
-    assert_eq!(pool.budget().used(), 2_048);
+    assert_eq!(batch.room_for(length, 4_000), Room::Grow(2_048));
+    let records = batch.records().to_vec();
+    assert!(batch.try_grow(2_048, &pool));
+    assert_eq!((pool.budget().used(), pool.idle(), batch.records()), (2_048, 1_024, &records[..]));
+    assert!(batch.append(4_000, 1_000, None, Some(&value), &[]).unwrap().is_some());
+    assert_eq!(batch.append(1_200, 1_000, None, Some(&value), &[]), Ok(None), "above the limit");
     assert_eq!(batch.room_for(3_000, 4_000), Room::Full);
-    assert_eq!(
-        open(&pool, 1_024).room_for(1_000_000, 4_000),
-        Room::Grow((1 << 20) - 1_024),
-        "a first record always may"
-    );
+    assert_eq!(open(&pool, 1_024).room_for(1_000_000, 4_000), Room::Grow(1 << 20), "a first record always may");
+}
+
+#[test]
+fn batches_that_grow_leave_no_more_buffers_behind_than_they_needed_at_a_time() {
+    let pool = BufferPool::new(ByteBudget::new(16 << 20));
+    for _ in 0..100 {
+        let mut batch = open(&pool, 8_192);
+        for capacity in [16_384, 32_768, 65_536] {
+            assert!(batch.try_grow(capacity, &pool));
+        }
+        drop(batch.seal(CompressionChoice::NONE, &pool));
+    }
+    assert_eq!((pool.budget().used(), pool.idle()), (0, 8_192 + 16_384 + 32_768 + 65_536));
 }
