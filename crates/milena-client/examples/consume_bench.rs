@@ -1,4 +1,4 @@
-//! What a record read costs this process: `consume_bench <bootstrap> <topic> [records] [borrowed|sliced|owned]`.
+//! What a record read costs this process: `consume_bench <bootstrap> <topic> [records] [borrowed|shared|owned]`.
 //!
 //! Reads partition 0 from its beginning, CRCs checked, read_committed. CPU is user and system time of this process
 //! alone, from `/proc/self/stat`, so run the broker in another. The partition must hold that many records.
@@ -42,11 +42,7 @@ async fn read(client: &Client, topic: &str, records: usize, kind: &str) -> Resul
         let shown = set.iter().take(records - received);
         received += match kind {
             "owned" => shown.map(|record| black_box(record.to_owned())).count(),
-            "sliced" => shown
-                .map(|record| {
-                    black_box((record.key.map(|key| set.slice(key)), record.value.map(|value| set.slice(value))))
-                })
-                .count(),
+            "shared" => shown.map(|record| black_box(record.to_shared())).count(),
             _ => shown.map(black_box).count(),
         };
     }

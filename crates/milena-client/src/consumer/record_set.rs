@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use milena_core::consumer::prefetch::Charge;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
-use milena_protocol::record::{Headers, RecordIter, Records};
+use milena_protocol::record::{HeaderRef, Headers, RecordIter, Records};
 
 use super::shared::Shared;
 
@@ -28,7 +28,7 @@ pub struct RecordSet {
 }
 
 /// One record, borrowed from its set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ConsumerRecord<'a> {
     /// The topic's name.
     pub topic: &'a str,
@@ -44,9 +44,10 @@ pub struct ConsumerRecord<'a> {
     pub value: Option<&'a [u8]>,
     /// The headers, in order, duplicates included.
     pub headers: Headers<'a>,
+    set: &'a RecordSet,
 }
 
-/// A record with bytes of its own.
+/// A record that outlives its set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedRecord {
     /// The topic's name.
@@ -180,6 +181,7 @@ impl<'a> Iterator for RecordSetIter<'a> {
                     key: record.key,
                     value: record.value,
                     headers: record.headers,
+                    set: self.set,
                 });
             }
         }
@@ -187,17 +189,42 @@ impl<'a> Iterator for RecordSetIter<'a> {
 }
 
 impl ConsumerRecord<'_> {
-    /// A copy with bytes of its own, which lets the response go.
+    /// A copy with bytes of its own, which lets the response go: two allocations, more with headers.
     pub fn to_owned(&self) -> OwnedRecord {
-        let copy = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
+        self.keep(Bytes::copy_from_slice)
+    }
+
+    /// Without copying: key, value and headers are slices of the response, the whole of which stays in memory for as
+    /// long as one of them does, beyond the consumer's budget. For records that are soon done with.
+    pub fn to_shared(&self) -> OwnedRecord {
+        self.keep(|bytes| self.set.slice(bytes))
+    }
+
+    #[inline]
+    fn keep(&self, bytes: impl Fn(&[u8]) -> Bytes) -> OwnedRecord {
+        let header = |header: HeaderRef<'_>| (header.name().into_owned(), header.value.map(&bytes));
         OwnedRecord {
-            topic: Arc::from(self.topic),
+            topic: Arc::clone(&self.set.partition.topic),
             partition: self.partition,
             offset: self.offset,
             timestamp: self.timestamp,
-            key: copy(self.key),
-            value: copy(self.value),
-            headers: self.headers.iter().map(|header| (header.name().into_owned(), copy(header.value))).collect(),
+            key: self.key.map(&bytes),
+            value: self.value.map(&bytes),
+            headers: self.headers.iter().map(header).collect(),
         }
+    }
+}
+
+impl fmt::Debug for ConsumerRecord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerRecord")
+            .field("topic", &self.topic)
+            .field("partition", &self.partition)
+            .field("offset", &self.offset)
+            .field("timestamp", &self.timestamp)
+            .field("key", &self.key)
+            .field("value", &self.value)
+            .field("headers", &self.headers)
+            .finish()
     }
 }

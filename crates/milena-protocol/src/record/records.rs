@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::record::batch::RecordBatch;
 use crate::record::encoder::RecordHeader;
 use crate::record::error::{CorruptBatch, CorruptRecord, RecordError};
-use crate::record::varint::{VarintError, take_varint, take_varlong};
+use crate::record::varint::{Cursor, VarintError};
 
 /// A batch's records, decompressed.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ impl Records {
 
     /// The records in order of their offsets. Ends after the first error.
     pub fn iter(&self) -> RecordIter<'_> {
-        RecordIter { records: self, rest: &self.data, index: 0, last_delta: -1, done: false }
+        RecordIter { records: self, data: &self.data, at: 0, index: 0, last_delta: -1, done: false }
     }
 
     /// The buffer that records are slices of: `data().slice_ref(value)` keeps one without a copy.
@@ -123,7 +123,9 @@ impl<'a> IntoIterator for &'a Records {
 #[derive(Clone, Debug)]
 pub struct RecordIter<'a> {
     records: &'a Records,
-    rest: &'a [u8],
+    data: &'a [u8],
+    /// Where the next record begins.
+    at: usize,
     index: i32,
     last_delta: i32,
     done: bool,
@@ -139,7 +141,7 @@ impl<'a> Iterator for RecordIter<'a> {
         }
         if self.index == self.records.record_count {
             self.done = true;
-            let trailing = self.rest.len();
+            let trailing = self.data.len() - self.at;
             return (trailing != 0).then(|| {
                 let reason = CorruptBatch::TrailingBytes(trailing);
                 Err(RecordError::CorruptBatch { base_offset: self.records.base_offset, reason })
@@ -167,17 +169,18 @@ impl FusedIterator for RecordIter<'_> {}
 impl<'a> RecordIter<'a> {
     #[inline]
     fn parse(&mut self) -> Result<RecordRef<'a>, CorruptRecord> {
-        let length = take_varint(&mut self.rest)?;
-        let (mut body, rest) = usize::try_from(length)
-            .ok()
-            .and_then(|length| self.rest.split_at_checked(length))
-            .ok_or(CorruptRecord::Length(length))?;
-        self.rest = rest;
+        let mut cursor = Cursor::new(self.data, self.at);
+        let length = cursor.varint()?;
+        let start = cursor.at();
+        let body = usize::try_from(length).ok().and_then(|length| self.data.get(..start.checked_add(length)?));
+        let body = body.ok_or(CorruptRecord::Length(length))?;
+        self.at = body.len();
 
         // The attributes: no bit of them has a meaning, and Kafka ignores them.
-        body = body.get(1..).ok_or(CorruptRecord::Truncated)?;
-        let timestamp_delta = take_varlong(&mut body)?;
-        let offset_delta = take_varint(&mut body)?;
+        let mut cursor = Cursor::new(body, start);
+        cursor.take(1).ok_or(CorruptRecord::Truncated)?;
+        let timestamp_delta = cursor.varlong()?;
+        let offset_delta = cursor.varint()?;
         if offset_delta <= self.last_delta || offset_delta > self.records.last_offset_delta {
             return Err(CorruptRecord::OffsetDelta(offset_delta));
         }
@@ -190,11 +193,11 @@ impl<'a> RecordIter<'a> {
                 .checked_add(timestamp_delta)
                 .ok_or(CorruptRecord::TimestampDelta(timestamp_delta))?,
         };
-        let key = take_nullable(&mut body)?.map_err(CorruptRecord::KeyLength)?;
-        let value = take_nullable(&mut body)?.map_err(CorruptRecord::ValueLength)?;
-        let headers = take_headers(&mut body)?;
-        if !body.is_empty() {
-            return Err(CorruptRecord::TrailingBytes(body.len()));
+        let key = take_nullable(&mut cursor)?.map_err(CorruptRecord::KeyLength)?;
+        let value = take_nullable(&mut cursor)?.map_err(CorruptRecord::ValueLength)?;
+        let headers = take_headers(&mut cursor)?;
+        if cursor.left() > 0 {
+            return Err(CorruptRecord::TrailingBytes(cursor.left()));
         }
         // Can't overflow: the batch's last offset doesn't, and this one is not above it.
         let offset = self.records.base_offset + i64::from(offset_delta);
@@ -247,7 +250,7 @@ impl<'a> Headers<'a> {
 
     /// The headers in their order.
     pub fn iter(&self) -> HeaderIter<'a> {
-        HeaderIter { rest: self.bytes, left: self.count }
+        HeaderIter { rest: Cursor::new(self.bytes, 0), left: self.count }
     }
 
     /// The last header of this name, which is the one that Kafka takes as its value.
@@ -268,7 +271,7 @@ impl<'a> IntoIterator for Headers<'a> {
 /// Iterator over a record's headers; see [`Headers::iter`].
 #[derive(Clone, Debug)]
 pub struct HeaderIter<'a> {
-    rest: &'a [u8],
+    rest: Cursor<'a>,
     left: usize,
 }
 
@@ -290,34 +293,38 @@ impl FusedIterator for HeaderIter<'_> {}
 
 /// Reads a nullable byte string; the inner error is the length that can't be. As in Kafka any negative length is null.
 #[inline]
-fn take_nullable<'a>(body: &mut &'a [u8]) -> Result<Result<Option<&'a [u8]>, i32>, CorruptRecord> {
-    let length = take_varint(body)?;
+fn take_nullable<'a>(cursor: &mut Cursor<'a>) -> Result<Result<Option<&'a [u8]>, i32>, CorruptRecord> {
+    let length = cursor.varint()?;
     let Ok(wanted) = usize::try_from(length) else { return Ok(Ok(None)) };
-    let Some((bytes, rest)) = body.split_at_checked(wanted) else { return Ok(Err(length)) };
-    *body = rest;
-    Ok(Ok(Some(bytes)))
+    Ok(cursor.take(wanted).map(Some).ok_or(length))
 }
 
 /// Reads the header count and checks every header behind it.
 #[inline]
-fn take_headers<'a>(body: &mut &'a [u8]) -> Result<Headers<'a>, CorruptRecord> {
-    let declared = take_varint(body)?;
+fn take_headers<'a>(cursor: &mut Cursor<'a>) -> Result<Headers<'a>, CorruptRecord> {
+    match cursor.varint()? {
+        0 => Ok(Headers::default()),
+        declared => take_some_headers(cursor, declared),
+    }
+}
+
+fn take_some_headers<'a>(cursor: &mut Cursor<'a>, declared: i32) -> Result<Headers<'a>, CorruptRecord> {
     // The smallest header is two bytes: an empty key and a null value. Kafka knows no other limit.
     let count = usize::try_from(declared)
         .ok()
-        .filter(|count| *count <= body.len() / 2)
+        .filter(|count| *count <= cursor.left() / 2)
         .ok_or(CorruptRecord::HeaderCount(declared))?;
-    let bytes = *body;
+    let start = cursor.at();
     for _ in 0..count {
-        take_header(body)?;
+        take_header(cursor)?;
     }
-    Ok(Headers { bytes: &bytes[..bytes.len() - body.len()], count })
+    Ok(Headers { bytes: cursor.since(start), count })
 }
 
-fn take_header<'a>(body: &mut &'a [u8]) -> Result<HeaderRef<'a>, CorruptRecord> {
+fn take_header<'a>(cursor: &mut Cursor<'a>) -> Result<HeaderRef<'a>, CorruptRecord> {
     let malformed = |_| CorruptRecord::Header;
-    let key = take_nullable(body)?.map_err(malformed)?.ok_or(CorruptRecord::Header)?;
-    let value = take_nullable(body)?.map_err(malformed)?;
+    let key = take_nullable(cursor)?.map_err(malformed)?.ok_or(CorruptRecord::Header)?;
+    let value = take_nullable(cursor)?.map_err(malformed)?;
     Ok(HeaderRef { key, value })
 }
 
