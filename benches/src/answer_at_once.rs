@@ -25,6 +25,7 @@ use milena_protocol::messages::{
     find_coordinator_response::Coordinator,
     list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
     metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
+    produce_request::{PartitionProduceData, TopicProduceData},
     produce_response::{PartitionProduceResponse, TopicProduceResponse},
 };
 use milena_protocol::record::BatchEncoder;
@@ -33,6 +34,9 @@ use milena_protocol::{ApiKey, ErrorCode, NodeId, ProducerId, Request, VersionRan
 const NODE: NodeId = NodeId(1);
 /// Where a batch has its last offset delta, and the first byte after it.
 const LAST_OFFSET_DELTA: std::ops::Range<usize> = 23..27;
+/// The lower byte of a batch's attributes, and the bits of it that name the codec.
+const ATTRIBUTES: usize = 22;
+const CODEC: u8 = 0b111;
 const BASE_OFFSET: std::ops::Range<usize> = 0..8;
 
 /// What is served, in which versions: all that name topics by their names.
@@ -62,6 +66,14 @@ pub struct Claims {
     pub codec: Compression,
 }
 
+/// What is sent back, and when.
+pub struct Answer {
+    /// With its length.
+    pub frame: BytesMut,
+    /// A fetch that finds nothing waits.
+    pub after: Duration,
+}
+
 /// Some batches, one after the other, which stand for a log of any length.
 struct Log {
     batches: Vec<Bytes>,
@@ -69,23 +81,40 @@ struct Log {
     claims: Claims,
 }
 
-struct Broker {
+/// The broker, behind a listener or a link inside the process.
+pub struct Broker {
     address: SocketAddr,
     log: Log,
-    /// The next offset of each partition, as far as records were produced.
-    produced: Mutex<HashMap<(String, i32), i64>>,
+    produced: Mutex<HashMap<String, Produced>>,
+}
+
+/// What was produced to a topic.
+#[derive(Debug, Default)]
+struct Produced {
+    /// The next offset of each partition.
+    offsets: HashMap<i32, i64>,
+    tally: Tally,
+}
+
+/// The batches that a topic was sent, counted: a client that was asked to compress may not have done so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many batches.
+    pub batches: u64,
+    /// Their bytes, as they came.
+    pub bytes: u64,
+    /// Their records, by the codec's id: none, gzip, snappy, LZ4, zstd.
+    pub records_by_codec: [u64; 5],
 }
 
 /// Serves for as long as the process lives.
 ///
 /// # Errors
 /// The listener's.
-pub fn serve(listener: &TcpListener, claims: Claims) -> io::Result<()> {
-    let broker =
-        Arc::new(Broker { address: listener.local_addr()?, log: Log::write(claims), produced: Mutex::default() });
+pub fn serve(listener: &TcpListener, broker: &Arc<Broker>) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
-        let broker = Arc::clone(&broker);
+        let broker = Arc::clone(broker);
         thread::spawn(move || {
             if let Err(error) = broker.converse(stream)
                 && error.kind() != io::ErrorKind::UnexpectedEof
@@ -141,7 +170,7 @@ impl Log {
 }
 
 /// Text like that of JSON events, of so many bytes, other from record to record.
-fn record(seed: &mut u64, bytes: usize) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn record(seed: &mut u64, bytes: usize) -> (Vec<u8>, Vec<u8>) {
     let mut next = || {
         *seed ^= *seed << 13;
         *seed ^= *seed >> 7;
@@ -158,7 +187,37 @@ fn record(seed: &mut u64, bytes: usize) -> (Vec<u8>, Vec<u8>) {
     (key, value)
 }
 
+impl Produced {
+    /// Counts a batch, by its header alone; returns its first offset.
+    fn take(&mut self, partition: i32, batch: &[u8]) -> i64 {
+        let delta = batch.get(LAST_OFFSET_DELTA);
+        let delta = delta.map_or(0, |delta| i32::from_be_bytes(delta.try_into().expect("a range of four bytes")));
+        let records = i64::from(delta) + 1;
+        let codec = batch.get(ATTRIBUTES).map_or(0, |attributes| attributes & CODEC);
+        self.tally.batches += 1;
+        self.tally.bytes += batch.len() as u64;
+        if let Some(count) = self.tally.records_by_codec.get_mut(usize::from(codec)) {
+            *count += records.unsigned_abs();
+        }
+        let next = self.offsets.entry(partition).or_default();
+        let base_offset = *next;
+        *next += records;
+        base_offset
+    }
+}
+
 impl Broker {
+    /// A broker that says it is at `address`.
+    pub fn new(address: SocketAddr, claims: Claims) -> Arc<Self> {
+        Arc::new(Self { address, log: Log::write(claims), produced: Mutex::default() })
+    }
+
+    /// What a topic was sent so far.
+    pub fn tally(&self, topic: &str) -> Tally {
+        let produced = self.produced.lock().unwrap_or_else(PoisonError::into_inner);
+        produced.get(topic).map(|topic| topic.tally).unwrap_or_default()
+    }
+
     fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut buffer = BytesMut::new();
@@ -173,7 +232,10 @@ impl Broker {
             buffer.resize(length, 0);
             stream.read_exact(&mut buffer)?;
             let frame = buffer.split().freeze();
-            let answer = self.answer(frame.clone()).map_err(io::Error::other)?;
+            let Answer { frame: answer, after } = self.answer(frame.clone()).map_err(io::Error::other)?;
+            if !after.is_zero() {
+                thread::sleep(after);
+            }
             stream.write_all(&answer)?;
             if let Ok(again) = frame.try_into_mut() {
                 buffer = again;
@@ -182,12 +244,22 @@ impl Broker {
         }
     }
 
-    fn answer(&self, mut frame: Bytes) -> Result<BytesMut, String> {
+    /// Answers a request, without its length.
+    ///
+    /// # Errors
+    /// The request can't be read, or is one that is not served.
+    pub fn answer(&self, frame: Bytes) -> Result<Answer, String> {
+        let mut after = Duration::ZERO;
+        let frame = self.answer_to(frame, &mut after)?;
+        Ok(Answer { frame, after })
+    }
+
+    fn answer_to(&self, mut frame: Bytes, after: &mut Duration) -> Result<BytesMut, String> {
         let header = decode_request_header(&mut frame).map_err(|error| error.to_string())?;
         let api_key = ApiKey::try_from(header.api_key).map_err(|unknown| unknown.to_string())?;
         match api_key {
             ApiKey::Produce => reply(&header, frame, |request| self.produce(&request)),
-            ApiKey::Fetch => reply(&header, frame, |request| self.fetch(&request)),
+            ApiKey::Fetch => reply(&header, frame, |request| self.fetch(&request, after)),
             ApiKey::ListOffsets => reply(&header, frame, |request| self.list_offsets(&request)),
             ApiKey::Metadata => reply(&header, frame, |request| self.metadata(request)),
             ApiKey::InitProducerId => reply(&header, frame, |_: InitProducerIdRequest| InitProducerIdResponse {
@@ -219,28 +291,22 @@ impl Broker {
 
     fn produce(&self, request: &ProduceRequest) -> ProduceResponse {
         let mut produced = self.produced.lock().unwrap_or_else(PoisonError::into_inner);
-        let topic = |data: &milena_protocol::messages::produce_request::TopicProduceData| TopicProduceResponse {
-            name: data.name.clone(),
-            partition_responses: data
-                .partition_data
-                .iter()
-                .map(|partition| {
-                    let records = partition.records.as_deref().unwrap_or_default();
-                    let delta = records
-                        .get(LAST_OFFSET_DELTA)
-                        .map_or(0, |delta| i32::from_be_bytes(delta.try_into().expect("a range of four bytes")));
-                    let next = produced.entry((data.name.to_string(), partition.index)).or_default();
-                    let base_offset = *next;
-                    *next += i64::from(delta) + 1;
-                    PartitionProduceResponse { index: partition.index, base_offset, ..Default::default() }
-                })
-                .collect(),
-            ..Default::default()
+        let topic = |data: &TopicProduceData| {
+            let topic = produced.entry(data.name.to_string()).or_default();
+            let partition = |partition: &PartitionProduceData| {
+                let base_offset = topic.take(partition.index, partition.records.as_deref().unwrap_or_default());
+                PartitionProduceResponse { index: partition.index, base_offset, ..Default::default() }
+            };
+            TopicProduceResponse {
+                name: data.name.clone(),
+                partition_responses: data.partition_data.iter().map(partition).collect(),
+                ..Default::default()
+            }
         };
         ProduceResponse { responses: request.topic_data.iter().map(topic).collect(), ..Default::default() }
     }
 
-    fn fetch(&self, request: &FetchRequest) -> FetchResponse {
+    fn fetch(&self, request: &FetchRequest, after: &mut Duration) -> FetchResponse {
         let mut left = usize::try_from(request.max_bytes).unwrap_or(0);
         let mut found = 0;
         let responses = request
@@ -270,7 +336,7 @@ impl Broker {
             })
             .collect();
         if found == 0 {
-            thread::sleep(Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)));
+            *after = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
         }
         FetchResponse { responses, ..Default::default() }
     }

@@ -1,4 +1,7 @@
-//! What the benchmarks stand on: a broker that answers at once, so that what is measured is the client.
+//! What is measured with: a broker that answers at once, over TCP or inside the process, and pieces of work whose cost is
+//! counted per record.
 #![forbid(unsafe_code)]
 
 pub mod answer_at_once;
+pub mod link;
+pub mod workloads;

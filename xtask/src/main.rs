@@ -8,6 +8,7 @@ mod faults;
 mod foreign;
 mod fuzz;
 mod host;
+mod instructions;
 mod kafka;
 mod lint;
 mod roundtrip;
@@ -54,6 +55,8 @@ enum Command {
     Foreign(foreign::Arguments),
     /// A million records out and back on one real node, with every codec, compared exactly
     Roundtrip(roundtrip::Arguments),
+    /// Count what a record costs in instructions, and hold it against the limits (needs valgrind)
+    Instructions(instructions::Arguments),
     /// Measure producing and consuming on one real node
     Bench(bench::Arguments),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Defects(arguments) => defects::run(&arguments),
         Command::Foreign(arguments) => foreign::run(&arguments),
         Command::Roundtrip(arguments) => roundtrip::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {

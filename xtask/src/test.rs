@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test, on the embedded broker and on real Kafka, then a short fuzzing and a short fault run.
 //! Starts what it needs and takes it down again; says loudly what it couldn't test, which is a failure under `CI=true`.
+//! There it counts instructions too, where valgrind is installed: that is no condition.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -11,6 +12,7 @@ use crate::faults;
 use crate::fuzz;
 use crate::host;
 use crate::host::Outcome;
+use crate::instructions;
 use crate::kafka;
 use crate::kafka::Lease;
 use crate::kafka::Via;
@@ -50,6 +52,8 @@ struct Report {
     others: Vec<String>,
     failed: Vec<String>,
     untested: Vec<String>,
+    /// What wasn't run either, and need not be.
+    optional: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -79,8 +83,24 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             report.others.push(format!("each fuzz target for {FUZZ_SECONDS} s"));
         }
         report.note("fuzzing", outcome);
+        count_instructions(&mut report);
     }
     report.conclude(began)
+}
+
+/// Half a minute, and a build with optimizations: for continuous integration, and for whoever asks for it by name.
+fn count_instructions(report: &mut Report) {
+    match instructions::missing() {
+        Some(missing) => report.optional.push(format!("instructions per record: {missing}")),
+        None if host::is_ci() => {
+            let outcome = instructions::run(&instructions::Arguments::default());
+            if outcome.is_ok() {
+                report.others.push("instructions per record within their limits".to_owned());
+            }
+            report.note("instructions per record", outcome);
+        }
+        None => report.optional.push("instructions per record: run cargo xtask instructions".to_owned()),
+    }
 }
 
 fn one_node(via: Via, report: &mut Report) -> Outcome {
@@ -191,6 +211,9 @@ impl Report {
         writeln!(text, "       in {:.0} s", began.elapsed().as_secs_f64())?;
         for untested in &self.untested {
             writeln!(text, "\n  NOT TESTED: {untested}")?;
+        }
+        for optional in &self.optional {
+            writeln!(text, "\n  not tested, and need not be: {optional}")?;
         }
         println!("{text}");
         if host::is_ci() {

@@ -1,11 +1,14 @@
-//! `answer-at-once`: a broker that keeps nothing, for measuring clients. Prints `listening on HOST:PORT` when it serves.
+//! `answer-at-once`: a broker that keeps nothing, for measuring clients. Prints `listening on HOST:PORT` when it serves, and
+//! for each topic that is named on a line of its input a line of JSON with what was produced to it.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
 
 use clap::Parser;
-use milena_benches::answer_at_once::{self, Claims};
+use milena_benches::answer_at_once::{self, Broker, Claims, Tally};
 use milena_protocol::compress::Compression;
 
 #[derive(Parser)]
@@ -39,14 +42,28 @@ fn main() -> io::Result<()> {
     let listener = TcpListener::bind(&arguments.listen)?;
     println!("listening on {}", listener.local_addr()?);
     io::stdout().flush()?;
-    answer_at_once::serve(
-        &listener,
-        Claims {
-            partitions: arguments.partitions,
-            records: arguments.records,
-            value_bytes: arguments.size,
-            batch_bytes: arguments.batch,
-            codec,
-        },
-    )
+    let claims = Claims {
+        partitions: arguments.partitions,
+        records: arguments.records,
+        value_bytes: arguments.size,
+        batch_bytes: arguments.batch,
+        codec,
+    };
+    let broker = Broker::new(listener.local_addr()?, claims);
+    let serving = {
+        let broker = Arc::clone(&broker);
+        thread::spawn(move || answer_at_once::serve(&listener, &broker))
+    };
+    for topic in io::stdin().lock().lines() {
+        println!("{}", json(broker.tally(&topic?)));
+        io::stdout().flush()?;
+    }
+    serving.join().map_err(|_| io::Error::other("the listener's thread panicked"))?
+}
+
+fn json(tally: Tally) -> String {
+    let Tally { batches, bytes, records_by_codec } = tally;
+    let codecs = ["none", "gzip", "snappy", "lz4", "zstd"].iter().zip(records_by_codec);
+    let codecs: Vec<_> = codecs.map(|(codec, records)| format!("\"{codec}\":{records}")).collect();
+    format!("{{\"batches\":{batches},\"bytes\":{bytes},\"records_by_codec\":{{{}}}}}", codecs.join(","))
 }

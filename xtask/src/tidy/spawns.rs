@@ -8,8 +8,10 @@ use super::source::Source;
 use crate::host;
 
 /// What may be started outside of a set: where, how many times it is written there, and what bounds its number.
-const BOUNDED: [(&str, usize, &str); 13] = [
+const BOUNDED: [(&str, usize, &str); 15] = [
     ("benches/src/answer_at_once.rs", 1, "a thread per connection, of a broker that only measuring uses"),
+    ("benches/src/bin/answer-at-once.rs", 1, "a thread per process: its listener"),
+    ("benches/src/link.rs", 1, "a task per link of a client that is measured"),
     ("crates/milena-broker/src/broker.rs", 1, "a task per in-memory link; Core::enter lets so many onto a node"),
     ("crates/milena-broker/src/net/listener.rs", 2, "a task per listener and connection; Core::enter lets so many on"),
     ("crates/milena-cli/src/stdout.rs", 1, "a thread per process: one command runs"),
