@@ -1,14 +1,12 @@
 //! `cargo xtask foreign`: clients written by others against a broker: ours, unless another is named. The clients and
 //! what they have to do are the script beside milena-tests; here it gets a broker, and the class path of the Java tools.
 
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::process::Child;
 use std::process::Command;
-use std::process::Stdio;
 
 use clap::Args;
 
+use crate::embedded::EmbeddedBroker;
+use crate::embedded::Profile;
 use crate::host;
 use crate::host::Outcome;
 use crate::kafka;
@@ -27,8 +25,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let bootstrap = match &arguments.bootstrap {
         Some(bootstrap) => bootstrap,
         None => {
-            broker = EmbeddedBroker::start()?;
-            &broker.bootstrap
+            broker = EmbeddedBroker::start(Profile::Debug, &[])?;
+            broker.bootstrap()
         }
     };
     let mut script = Command::new("python3");
@@ -41,37 +39,4 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Err(missing) => eprintln!("foreign: NOT TESTED: the Java tools: {missing}"),
     }
     host::run(&mut script)
-}
-
-/// `milena broker` on a free port; it ends with this.
-struct EmbeddedBroker {
-    process: Child,
-    bootstrap: String,
-}
-
-impl EmbeddedBroker {
-    fn start() -> Outcome<Self> {
-        host::run(host::cargo().args(["build", "--quiet", "--package", "milena-cli"]))?;
-        let mut process = Command::new(host::target().join("debug/milena"))
-            .args(["broker", "--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = process.stdout.take().ok_or("the broker's stdout is piped")?;
-        let mut broker = Self { process, bootstrap: String::new() };
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let bootstrap = line.trim().strip_prefix("listening on ").ok_or("the broker didn't say where it listens")?;
-        broker.bootstrap = bootstrap.to_owned();
-        Ok(broker)
-    }
-}
-
-impl Drop for EmbeddedBroker {
-    fn drop(&mut self) {
-        // It keeps everything in memory: there is nothing to save.
-        let ended = self.process.kill().and_then(|()| self.process.wait());
-        if let Err(error) = ended {
-            eprintln!("foreign: the broker may still run: {error}");
-        }
-    }
 }

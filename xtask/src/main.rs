@@ -4,6 +4,7 @@
 mod bench;
 mod codegen;
 mod defects;
+mod embedded;
 mod faults;
 mod foreign;
 mod fuzz;
@@ -12,6 +13,7 @@ mod instructions;
 mod kafka;
 mod lint;
 mod roundtrip;
+mod scale;
 mod suite;
 mod test;
 mod tidy;
@@ -57,6 +59,8 @@ enum Command {
     Roundtrip(roundtrip::Arguments),
     /// Count what a record costs in instructions, and hold it against the limits (needs valgrind)
     Instructions(instructions::Arguments),
+    /// One client on 1, 100 and 10,000 partitions of which one is busy: start, memory, CPU
+    Scale(scale::Arguments),
     /// Measure producing and consuming on one real node
     Bench(bench::Arguments),
 }
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Command::Foreign(arguments) => foreign::run(&arguments),
         Command::Roundtrip(arguments) => roundtrip::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::Scale(arguments) => scale::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
