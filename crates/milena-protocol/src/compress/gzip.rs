@@ -1,10 +1,10 @@
 //! Gzip, as `java.util.zip.GZIPOutputStream` writes it and `GZIPInputStream` reads it: concatenated members are one.
 
-use std::io::{Read, Write};
+use std::cell::RefCell;
+use std::io::Read;
 
-use flate2::Compression as Level;
 use flate2::bufread::MultiGzDecoder;
-use flate2::write::GzEncoder;
+use flate2::{Compress, Compression as Level, Crc, FlushCompress, Status};
 
 use crate::compress::{CompressError, Compression};
 
@@ -13,13 +13,49 @@ const MAX_EXPANSION: usize = 1032;
 /// The scratch that sizes are counted in.
 const SCRATCH: usize = 8 * 1024;
 
+/// Magic, deflate, no flags, no time, no hint about the level, an unknown system.
+const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+/// What deflate adds at most: five bytes for each stored block, a little around them, and the trailer.
+const fn bound(length: usize) -> usize {
+    HEADER.len() + length + length / 16_000 * 5 + 64
+}
+
+thread_local! {
+    // The state is a few hundred KiB; it is kept for the level that was used last.
+    static COMPRESSOR: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) };
+}
+
 pub(super) fn compress(level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
     let level = level.map_or_else(Level::default, |level| Level::new(level.unsigned_abs()));
-    let failed = |error: std::io::Error| CompressError::Failed { codec: Compression::Gzip, reason: error.to_string() };
-    let mut encoder = GzEncoder::new(output, level);
-    encoder.write_all(input).map_err(failed)?;
-    encoder.finish().map_err(failed)?;
-    Ok(())
+    let failed = |reason: String| CompressError::Failed { codec: Compression::Gzip, reason };
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let compressor = match slot {
+            Some((of, compressor)) if *of == level.level() => {
+                compressor.reset();
+                compressor
+            }
+            _ => &mut slot.insert((level.level(), Compress::new(level, false))).1,
+        };
+        output.extend_from_slice(&HEADER);
+        loop {
+            // It writes into what is reserved, and says how far it came.
+            let read = compressor.total_in() as usize;
+            output.reserve(64);
+            match compressor.compress_vec(&input[read..], output, FlushCompress::Finish) {
+                Ok(Status::StreamEnd) => break,
+                Ok(Status::Ok | Status::BufError) => {
+                    let left = bound(input.len() - compressor.total_in() as usize);
+                    output.reserve(left);
+                }
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
+        let mut crc = Crc::new();
+        crc.update(input);
+        output.extend_from_slice(&crc.sum().to_le_bytes());
+        output.extend_from_slice(&(input.len() as u32).to_le_bytes());
+        Ok(())
+    })
 }
 
 pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {

@@ -13,10 +13,18 @@ mod snappy;
 #[cfg(feature = "zstd")]
 mod zstd;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
 pub use error::CompressError;
+
+/// A larger scratch is given back: samples are small.
+const KEPT_SCRATCH: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// How a batch's records are compressed; the numbers are those of the batch's attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,27 +106,56 @@ impl Compression {
     /// [`CompressError::Level`] and [`CompressError::Unavailable`] are the caller's to prevent; nothing else is to be
     /// expected. `output` may hold a part of the result then.
     pub fn compress(self, level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
+        self.compress_within(level, input, output, usize::MAX).map(drop)
+    }
+
+    /// As [`compress`](Self::compress), where more than `at_most` bytes are of no use; says whether it is no more. If it
+    /// is, `output` may hold anything behind what it held.
+    ///
+    /// # Errors
+    /// As [`compress`](Self::compress).
+    pub fn compress_within(
+        self,
+        level: Option<i32>,
+        input: &[u8],
+        output: &mut Vec<u8>,
+        at_most: usize,
+    ) -> Result<bool, CompressError> {
+        let start = output.len();
         if let (Some(level), Some((min, max))) = (level, self.levels())
             && !(min..=max).contains(&level)
         {
             return Err(CompressError::Level { codec: self, level, min, max });
         }
         match self {
-            Self::None => {
-                output.extend_from_slice(input);
-                Ok(())
-            }
+            Self::None => output.extend_from_slice(input),
             #[cfg(feature = "gzip")]
-            Self::Gzip => gzip::compress(level, input, output),
+            Self::Gzip => gzip::compress(level, input, output)?,
             #[cfg(feature = "snappy")]
-            Self::Snappy => snappy::compress(input, output),
+            Self::Snappy => snappy::compress(input, output)?,
             #[cfg(feature = "lz4")]
-            Self::Lz4 => lz4::compress(input, output),
+            Self::Lz4 => lz4::compress(input, output)?,
             #[cfg(feature = "zstd")]
-            Self::Zstd => zstd::compress(level, input, output),
+            Self::Zstd => return zstd::compress(level, input, output, at_most),
             #[allow(unreachable_patterns, reason = "reached only where a codec's feature is off")]
-            codec => Err(CompressError::Unavailable { codec }),
+            codec => return Err(CompressError::Unavailable { codec }),
         }
+        Ok(output.len() - start <= at_most)
+    }
+
+    /// How many bytes `input` would take, compressed: for a sample of what is to be compressed. Allocates nothing once
+    /// the thread has done so before.
+    ///
+    /// # Errors
+    /// As [`compress`](Self::compress).
+    pub fn compressed_len(self, level: Option<i32>, input: &[u8]) -> Result<usize, CompressError> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            self.compress(level, input, scratch)?;
+            let length = scratch.len();
+            scratch.shrink_to(KEPT_SCRATCH);
+            Ok(length)
+        })
     }
 
     /// Appends `input`, decompressed, to `output`; at most `limit` bytes.

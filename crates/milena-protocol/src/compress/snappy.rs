@@ -1,6 +1,8 @@
 //! Snappy. Written in the framing of snappy-java ("xerial"), as Kafka's own client does: every client reads that.
 //! Read in both forms, framed and as one raw block (librdkafka writes raw ones).
 
+use std::cell::RefCell;
+
 use crate::compress::{CompressError, Compression};
 
 /// First bytes of the framing; the version and the lowest compatible version follow, big-endian.
@@ -12,8 +14,20 @@ const BLOCK: usize = 32 * 1024;
 /// Three bytes (a copy with a 2-byte offset) yield at most 64.
 const MAX_EXPANSION: usize = 22;
 
+thread_local! {
+    // Its table is kept: a fresh one is allocated for every batch above a few KiB.
+    static ENCODER: RefCell<snap::raw::Encoder> = RefCell::new(snap::raw::Encoder::new());
+}
+
 pub(super) fn compress(input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
-    let mut encoder = snap::raw::Encoder::new();
+    ENCODER.with_borrow_mut(|encoder| compress_with(encoder, input, output))
+}
+
+fn compress_with(
+    encoder: &mut snap::raw::Encoder,
+    input: &[u8],
+    output: &mut Vec<u8>,
+) -> Result<(), CompressError> {
     output.extend_from_slice(&MAGIC);
     output.extend_from_slice(&VERSION);
     output.extend_from_slice(&VERSION);

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::io::Cursor;
 
 use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx};
 use zstd::zstd_safe::{compress_bound, get_error_name, get_frame_content_size};
 
 use crate::compress::{CompressError, Compression};
@@ -35,7 +35,13 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
 }
 
-pub(super) fn compress(level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
+/// Appends at most `at_most` bytes; false if there would be more, and nothing of use is appended then.
+pub(super) fn compress(
+    level: Option<i32>,
+    input: &[u8],
+    output: &mut Vec<u8>,
+    at_most: usize,
+) -> Result<bool, CompressError> {
     let failed = |code| CompressError::Failed { codec: Compression::Zstd, reason: get_error_name(code).to_owned() };
     COMPRESSOR.with_borrow_mut(|slot| {
         let context = match slot {
@@ -43,24 +49,23 @@ pub(super) fn compress(level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -
             None => slot.insert(CCtx::try_create().ok_or_else(no_context)?),
         };
         context.set_parameter(CParameter::CompressionLevel(level.unwrap_or(DEFAULT_LEVEL))).map_err(failed)?;
-        output.reserve(compress_bound(input.len()));
+        output.reserve(compress_bound(input.len()).min(at_most));
         let start = output.len();
-        let mut out = OutBuffer::around_pos(output, start);
-        let mut source = InBuffer::around(input);
-        // With all of the input and room for the whole result, one call ends the frame, its size declared.
-        let result =
-            context.compress_stream2(&mut out, &mut source, zstd::zstd_safe::zstd_sys::ZSTD_EndDirective::ZSTD_e_end);
+        let mut out = Cursor::new(&mut *output);
+        out.set_position(start as u64);
+        // All at once: the frame declares its size, and the library needs no buffers of its own.
+        let result = context.compress2(&mut out, input);
         let oversized = context.sizeof() > KEPT_CONTEXT;
-        if result.is_err() || oversized {
+        let does_not_fit = result == Err(TOO_SMALL);
+        if oversized || (result.is_err() && !does_not_fit) {
             *slot = None;
         }
-        match result.map_err(failed)? {
-            0 => Ok(()),
-            left => Err(CompressError::Failed {
-                codec: Compression::Zstd,
-                reason: format!("{left} bytes did not fit into the bound it gave"),
-            }),
+        if does_not_fit {
+            output.truncate(start);
+            return Ok(false);
         }
+        result.map_err(failed)?;
+        Ok(output.len() - start <= at_most)
     })
 }
 

@@ -186,14 +186,31 @@ impl BatchEncoder {
         self,
         compression: Compression,
         level: Option<i32>,
+        output: Vec<u8>,
+    ) -> Result<(SealedBatch, Vec<u8>), CompressError> {
+        let at_most = self.end.saturating_sub(1);
+        self.seal_within(compression, level, output, at_most)
+    }
+
+    /// As [`seal_into`](Self::seal_into), where compressing is worth it only if at most `at_most` bytes of records are
+    /// left; with more, they stay as they are.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub fn seal_within(
+        self,
+        compression: Compression,
+        level: Option<i32>,
         mut output: Vec<u8>,
+        at_most: usize,
     ) -> Result<(SealedBatch, Vec<u8>), CompressError> {
         let Self { buffer, end, base_timestamp, max_timestamp, record_count } = self;
-        if compression != Compression::None {
+        let at_most = at_most.min(end.saturating_sub(1));
+        let pays = compression != Compression::None && {
             output.clear();
-            compression.compress(level, &buffer[..end], &mut output)?;
-        }
-        let (records, compression, free) = if compression != Compression::None && output.len() < end {
+            compression.compress_within(level, &buffer[..end], &mut output, at_most)?
+        };
+        let (records, compression, free) = if pays {
             let len = output.len();
             (Section::new(output, len), compression, buffer)
         } else {
