@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use milena_protocol::{ApiKey, VersionRange};
+use milena_protocol::{ApiKey, NodeId, VersionRange};
 
 use crate::{
     broker::Broker,
@@ -26,6 +26,7 @@ pub struct BrokerBuilder {
     topics: Vec<NewTopic>,
     configs: BTreeMap<String, String>,
     version_limits: BTreeMap<i16, VersionRange>,
+    racks: BTreeMap<NodeId, String>,
 }
 
 /// Why a broker can't be built.
@@ -62,6 +63,7 @@ impl Default for BrokerBuilder {
             topics: Vec::new(),
             configs: BTreeMap::new(),
             version_limits: BTreeMap::new(),
+            racks: BTreeMap::new(),
         }
     }
 }
@@ -71,6 +73,13 @@ impl BrokerBuilder {
     #[must_use]
     pub fn nodes(mut self, nodes: u16) -> Self {
         self.nodes = nodes;
+        self
+    }
+
+    /// Says in which rack a node stands (`broker.rack`). Default: in none.
+    #[must_use]
+    pub fn rack(mut self, node: i32, rack: impl Into<String>) -> Self {
+        self.racks.insert(NodeId(node), rack.into());
         self
     }
 
@@ -134,7 +143,8 @@ impl BrokerBuilder {
         }
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let nodes = i32::from(self.nodes);
-        let cluster = Cluster::new(nodes, BrokerConfig::new(self.configs), seed);
+        let mut cluster = Cluster::new(nodes, BrokerConfig::new(self.configs), seed);
+        cluster.racks = self.racks;
         for topic in self.topics {
             let new = NewTopic { replication_factor: nodes.min(3) as i16, ..topic };
             cluster

@@ -99,7 +99,7 @@ pub(crate) async fn handle(cx: &RequestContext<'_>, request: ProduceRequest) -> 
     for node_id in leaders {
         let endpoint = cx.endpoint(node_id);
         let (host, port) = (endpoint.host.into(), i32::from(endpoint.port));
-        response.node_endpoints.push(NodeEndpoint { node_id, host, port, rack: None });
+        response.node_endpoints.push(NodeEndpoint { node_id, host, port, rack: cx.rack(node_id) });
     }
     Ok(response)
 }

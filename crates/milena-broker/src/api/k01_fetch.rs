@@ -257,7 +257,7 @@ fn respond(cx: &RequestContext<'_>, context: &FetchContext, reads: &[PartitionRe
     for node_id in leaders {
         let endpoint = cx.endpoint(node_id);
         let (host, port) = (endpoint.host.into(), i32::from(endpoint.port));
-        response.node_endpoints.push(NodeEndpoint { node_id, host, port, rack: None });
+        response.node_endpoints.push(NodeEndpoint { node_id, host, port, rack: cx.rack(node_id) });
     }
     response
 }

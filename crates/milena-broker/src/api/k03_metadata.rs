@@ -54,7 +54,8 @@ pub(crate) async fn handle(cx: &RequestContext<'_>, request: MetadataRequest) ->
     };
     let brokers = image.nodes.iter().map(|&node_id| {
         let endpoint = cx.endpoint(node_id);
-        MetadataResponseBroker { node_id, host: endpoint.host.into(), port: i32::from(endpoint.port), rack: None }
+        let (host, port) = (endpoint.host.into(), i32::from(endpoint.port));
+        MetadataResponseBroker { node_id, host, port, rack: cx.rack(node_id) }
     });
     Ok(MetadataResponse {
         brokers: brokers.collect(),

@@ -43,7 +43,7 @@ pub(crate) async fn handle(
             broker_id,
             host: endpoint.host.into(),
             port: i32::from(endpoint.port),
-            rack: None,
+            rack: cx.rack(broker_id),
             is_fenced: !running.contains(&broker_id),
         }
     });

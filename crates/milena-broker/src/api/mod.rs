@@ -78,6 +78,11 @@ impl RequestContext<'_> {
     pub(crate) fn endpoint(&self, node: NodeId) -> Endpoint {
         self.core.endpoints.advertised(node, self.link.via)
     }
+
+    /// The rack of `node`, if it has one.
+    pub(crate) fn rack(&self, node: NodeId) -> Option<StrBytes> {
+        self.core.cluster.racks.get(&node).map(|rack| rack.clone().into())
+    }
 }
 
 /// What a request is about, for fault rules, and how large its answer will be.

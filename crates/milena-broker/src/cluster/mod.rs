@@ -43,6 +43,8 @@ pub(crate) struct Cluster {
     /// All nodes, running or not.
     pub(crate) nodes: Vec<NodeId>,
     pub(crate) config: Arc<BrokerConfig>,
+    /// Of those nodes that have one.
+    pub(crate) racks: BTreeMap<NodeId, String>,
     running: Shared<BTreeSet<NodeId>>,
     topics: Shared<Topics>,
     /// Keys whose coordinator was moved away from where the hash puts it.
@@ -73,6 +75,7 @@ impl Cluster {
             running: Shared::new(nodes.iter().copied().collect()),
             nodes,
             config: Arc::new(config),
+            racks: BTreeMap::new(),
             topics: Shared::default(),
             coordinators: Lock::default(),
             producer_ids: Lock::default(),

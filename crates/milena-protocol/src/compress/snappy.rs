@@ -23,11 +23,7 @@ pub(super) fn compress(input: &[u8], output: &mut Vec<u8>) -> Result<(), Compres
     ENCODER.with_borrow_mut(|encoder| compress_with(encoder, input, output))
 }
 
-fn compress_with(
-    encoder: &mut snap::raw::Encoder,
-    input: &[u8],
-    output: &mut Vec<u8>,
-) -> Result<(), CompressError> {
+fn compress_with(encoder: &mut snap::raw::Encoder, input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
     output.extend_from_slice(&MAGIC);
     output.extend_from_slice(&VERSION);
     output.extend_from_slice(&VERSION);
