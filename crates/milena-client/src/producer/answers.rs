@@ -116,7 +116,7 @@ impl Shared {
         let mut state = sent.partition.lock();
         {
             let mut rng = lock(&self.rng);
-            state.queue.answer(now, &self.queue, sent.ticket, answer, &mut rng);
+            state.queue.answer(now, &sent.partition.settings.queue, sent.ticket, answer, &mut rng);
         }
         let done = state.queue.take_done();
         let bump = state.queue.poll_bump();

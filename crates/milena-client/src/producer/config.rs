@@ -1,11 +1,13 @@
 //! The producer's settings, typed, with Kafka's names and defaults.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use milena_core::producer::compression_choice::{AutoCompression, CompressionPolicy, SizeTable};
 use milena_core::producer::partitioner::Partitioner;
 use milena_protocol::compress::Compression as Codec;
 
+use super::topic_config::TopicConfig;
 use crate::config::{ConfigError, nearest};
 
 /// Who must have a record before it counts as written: `acks`.
@@ -37,31 +39,53 @@ pub enum Compression {
     /// Not at all.
     #[default]
     None,
-    /// gzip, level 1 to 9.
+    /// gzip, level 1 to 9; without one [`CompressionLevels::gzip`], else 6.
     Gzip(Option<i32>),
     /// snappy.
     Snappy,
     /// lz4.
     Lz4,
-    /// zstd, level -131,072 to 22.
+    /// zstd, level -131,072 to 22; without one [`CompressionLevels::zstd`], else 3.
     Zstd(Option<i32>),
-    /// By what it brings: nothing for small or incompressible batches, zstd level 1 for the others, lz4 while the CPU
-    /// can't keep up.
+    /// By what it brings: nothing for batches below 512 B and for data that a sample shows to be incompressible, zstd
+    /// level 1 for the rest, and lz4 while compressing takes more than 70 % of a core. What comes out at more than 95 %
+    /// of what went in is sent as it was.
     Auto,
+    /// As [`Self::Auto`], for the most records a second: lz4 in place of zstd.
+    Throughput,
+    /// As [`Self::Auto`], for the fewest bytes: zstd level 6, and level 1 while compressing takes too much of a core.
+    Ratio,
     /// By the batch's size: below 1 KB none, to 100 KB snappy, above zstd.
-    BySize,
+    SizeTable,
+    /// As [`Self::Auto`], with thresholds of one's own.
+    AutoBy(AutoCompression),
+    /// As [`Self::SizeTable`], with sizes and codecs of one's own.
+    SizeTableBy(SizeTable),
+}
+
+/// Levels for codecs that are named without one: `compression.gzip.level` and `compression.zstd.level`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompressionLevels {
+    /// Of gzip, 1 to 9. Default 6.
+    pub gzip: Option<i32>,
+    /// Of zstd, -131,072 to 22. Default 3.
+    pub zstd: Option<i32>,
 }
 
 impl Compression {
-    fn policy(self) -> CompressionPolicy {
+    fn policy(self, levels: CompressionLevels) -> CompressionPolicy {
         match self {
             Self::None => CompressionPolicy::Fixed(Codec::None, None),
-            Self::Gzip(level) => CompressionPolicy::Fixed(Codec::Gzip, level),
+            Self::Gzip(level) => CompressionPolicy::Fixed(Codec::Gzip, level.or(levels.gzip)),
             Self::Snappy => CompressionPolicy::Fixed(Codec::Snappy, None),
             Self::Lz4 => CompressionPolicy::Fixed(Codec::Lz4, None),
-            Self::Zstd(level) => CompressionPolicy::Fixed(Codec::Zstd, level),
+            Self::Zstd(level) => CompressionPolicy::Fixed(Codec::Zstd, level.or(levels.zstd)),
             Self::Auto => CompressionPolicy::Auto(AutoCompression::default()),
-            Self::BySize => CompressionPolicy::BySize(SizeTable::default()),
+            Self::Throughput => CompressionPolicy::Auto(AutoCompression::throughput()),
+            Self::Ratio => CompressionPolicy::Auto(AutoCompression::ratio()),
+            Self::SizeTable => CompressionPolicy::BySize(SizeTable::default()),
+            Self::AutoBy(auto) => CompressionPolicy::Auto(auto),
+            Self::SizeTableBy(table) => CompressionPolicy::BySize(table),
         }
     }
 
@@ -73,7 +97,9 @@ impl Compression {
             "lz4" => Self::Lz4,
             "zstd" => Self::Zstd(None),
             "auto" => Self::Auto,
-            "by-size" => Self::BySize,
+            "throughput" => Self::Throughput,
+            "ratio" => Self::Ratio,
+            "size-table" => Self::SizeTable,
             _ => return None,
         })
     }
@@ -117,8 +143,26 @@ pub struct ProducerConfig {
     pub retry_backoff_max: Duration,
     /// `compression.type`. Default none.
     pub compression: Compression,
+    /// `compression.gzip.level` and `compression.zstd.level`.
+    pub compression_levels: CompressionLevels,
     /// How records that name no partition are spread. Default as Java's.
     pub partitioner: Partitioner,
+    /// `partitioner.adaptive.partitioning.enable`: records without a key go the less often to a partition, the more of
+    /// its batches wait (KIP-794). Default true; else each partition gets its equal share.
+    pub adaptive_partitioning: bool,
+    /// `partitioner.availability.timeout.ms`: records without a key avoid a broker that has kept others waiting for so
+    /// long, until it takes some again. Needs `adaptive_partitioning`. Default 0: none is avoided.
+    pub partition_availability_timeout: Duration,
+    /// `partitioner.ignore.keys`: records with a key are spread as those without. For the default partitioner. Default
+    /// false.
+    pub ignore_keys: bool,
+    /// `client.rack`: where the producer runs, as brokers name it in `broker.rack`.
+    pub rack: Option<String>,
+    /// `partitioner.rack.aware`: records without a key go to partitions whose leader is in the producer's `rack`, while
+    /// there are any (KIP-1123): no traffic between zones, at the price of uneven partitions. Default false.
+    pub rack_aware: bool,
+    /// What single topics have otherwise.
+    pub topics: BTreeMap<String, TopicConfig>,
     /// Whether a batch never waits for a request allowance: as soon as nothing of its partition is in flight it is
     /// sent. Costs CPU on client and broker under steady load. Default false: at most 2,000 such requests a second and
     /// broker.
@@ -141,7 +185,14 @@ impl Default for ProducerConfig {
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
             compression: Compression::None,
+            compression_levels: CompressionLevels::default(),
             partitioner: Partitioner::Default,
+            adaptive_partitioning: true,
+            partition_availability_timeout: Duration::ZERO,
+            ignore_keys: false,
+            rack: None,
+            rack_aware: false,
+            topics: BTreeMap::new(),
             low_latency: false,
         }
     }
@@ -151,6 +202,7 @@ type Setter = fn(&mut ProducerConfig, &str) -> Option<()>;
 
 const MILLIS: &str = "a number of milliseconds";
 const BYTES: &str = "a number of bytes";
+const YES_NO: &str = "`true` or `false`";
 
 /// Every setting by Kafka's name, what its value may be, and how it is set.
 const KEYS: &[(&str, &str, Setter)] = &[
@@ -163,7 +215,7 @@ const KEYS: &[(&str, &str, Setter)] = &[
         };
         Some(())
     }),
-    ("enable.idempotence", "`true` or `false`", |config, value| put(&mut config.idempotence, value)),
+    ("enable.idempotence", YES_NO, |config, value| put(&mut config.idempotence, value)),
     ("linger.ms", MILLIS, |config, value| millis(&mut config.linger, value)),
     ("batch.size", BYTES, |config, value| put(&mut config.batch_size, value)),
     ("buffer.memory", BYTES, |config, value| put(&mut config.buffer_memory, value)),
@@ -176,20 +228,34 @@ const KEYS: &[(&str, &str, Setter)] = &[
     ("request.timeout.ms", MILLIS, |config, value| millis(&mut config.request_timeout, value)),
     ("retry.backoff.ms", MILLIS, |config, value| millis(&mut config.retry_backoff, value)),
     ("retry.backoff.max.ms", MILLIS, |config, value| millis(&mut config.retry_backoff_max, value)),
-    ("compression.type", "`none`, `gzip`, `snappy`, `lz4`, `zstd`, `auto` or `by-size`", |config, value| {
-        config.compression = Compression::parse(value)?;
-        Some(())
-    }),
+    (
+        "compression.type",
+        "`none`, `gzip`, `snappy`, `lz4`, `zstd`, `auto`, `throughput`, `ratio` or `size-table`",
+        |config, value| {
+            config.compression = Compression::parse(value)?;
+            Some(())
+        },
+    ),
     ("compression.gzip.level", "a number from 1 to 9", |config, value| {
-        config.compression = Compression::Gzip(Some(value.parse().ok()?));
+        config.compression_levels.gzip = Some(value.parse().ok()?);
         Some(())
     }),
     ("compression.zstd.level", "a number from -131072 to 22", |config, value| {
-        config.compression = Compression::Zstd(Some(value.parse().ok()?));
+        config.compression_levels.zstd = Some(value.parse().ok()?);
         Some(())
     }),
     ("partitioner", "the name of a partitioner, such as `default` or `consistent_random`", |config, value| {
         put(&mut config.partitioner, value)
+    }),
+    ("partitioner.adaptive.partitioning.enable", YES_NO, |config, value| put(&mut config.adaptive_partitioning, value)),
+    ("partitioner.availability.timeout.ms", MILLIS, |config, value| {
+        millis(&mut config.partition_availability_timeout, value)
+    }),
+    ("partitioner.ignore.keys", YES_NO, |config, value| put(&mut config.ignore_keys, value)),
+    ("partitioner.rack.aware", YES_NO, |config, value| put(&mut config.rack_aware, value)),
+    ("client.rack", "a name", |config, value| {
+        config.rack = (!value.is_empty()).then(|| value.to_owned());
+        Some(())
     }),
 ];
 
@@ -237,7 +303,7 @@ impl ProducerConfig {
     }
 
     pub(crate) fn compression_policy(&self) -> CompressionPolicy {
-        self.compression.policy()
+        self.compression.policy(self.compression_levels)
     }
 
     /// How long a batch that can't be sent takes records: a small part of what `delivery.timeout.ms` leaves beside one
@@ -280,15 +346,52 @@ impl ProducerConfig {
         if self.retry_backoff > self.retry_backoff_max {
             return contradiction("`retry.backoff.ms` must not be above `retry.backoff.max.ms`".into());
         }
-        if let CompressionPolicy::Fixed(codec, level) = self.compression_policy() {
-            if !codec.is_available() {
-                return contradiction(format!("`compression.type={codec}` is not in this build: enable its feature"));
-            }
+        if self.rack_aware && self.rack.as_ref().is_none_or(|rack| rack.trim().is_empty()) {
+            return contradiction("`partitioner.rack.aware` needs `client.rack`: say where the producer runs".into());
+        }
+        if (self.rack_aware || self.ignore_keys) && !matches!(self.partitioner, Partitioner::Default) {
+            return contradiction(
+                "`partitioner.rack.aware` and `partitioner.ignore.keys` are for the default partitioner: leave \
+                 `partitioner` alone, or them"
+                    .into(),
+            );
+        }
+        if !self.partition_availability_timeout.is_zero() && !self.adaptive_partitioning {
+            return contradiction(
+                "`partitioner.availability.timeout.ms` needs `partitioner.adaptive.partitioning.enable`".into(),
+            );
+        }
+        self.validate_compression()?;
+        for (topic, overrides) in &self.topics {
+            overrides.over(self).validate().map_err(|error| match error {
+                ConfigError::Contradiction(text) => ConfigError::Contradiction(format!("topic {topic:?}: {text}")),
+                error => error,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn validate_compression(&self) -> Result<(), ConfigError> {
+        let policy = self.compression_policy();
+        let named = [(Codec::Gzip, self.compression_levels.gzip), (Codec::Zstd, self.compression_levels.zstd)];
+        for (codec, level) in policy.codecs().into_iter().chain(named) {
             if let (Some(level), Some((min, max))) = (level, codec.levels())
                 && !(min..=max).contains(&level)
             {
-                return contradiction(format!("the level of {codec} must be from {min} to {max}, not {level}"));
+                let text = format!("the level of {codec} must be from {min} to {max}, not {level}");
+                return Err(ConfigError::Contradiction(text));
             }
+        }
+        if let Some((codec, _)) = policy.codecs().into_iter().find(|(codec, _)| !codec.is_available()) {
+            let text = format!("`compression.type={codec}` is not in this build: enable its feature");
+            return Err(ConfigError::Contradiction(text));
+        }
+        if let CompressionPolicy::Auto(auto) = policy
+            && (auto.sample == 0 || auto.probe_every == 0 || auto.probe_at_most_every < auto.probe_every)
+        {
+            let text = "automatic compression needs a sample of at least a byte, and `probe_at_most_every` at or above \
+                        `probe_every`, at or above 1";
+            return Err(ConfigError::Contradiction(text.into()));
         }
         Ok(())
     }
@@ -318,6 +421,46 @@ mod tests {
     }
 
     #[test]
+    fn level_belongs_to_its_codec_whichever_is_set_first() {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let pairs =
+                [("compression.zstd.level", "7"), ("compression.gzip.level", "2"), ("compression.type", "zstd")];
+            let config = ProducerConfig::from_pairs(order.map(|at| pairs[at])).expect("known settings");
+            assert_eq!(config.compression_policy(), CompressionPolicy::Fixed(Codec::Zstd, Some(7)));
+        }
+        let config = ProducerConfig::from_pairs([("compression.gzip.level", "2")]).expect("known");
+        assert_eq!(config.compression_policy(), CompressionPolicy::default(), "a level alone compresses nothing");
+    }
+
+    #[test]
+    fn topic_has_its_own_where_it_says_so() {
+        let config = ProducerConfig::from_pairs([("linger.ms", "7"), ("batch.size", "1000")]).expect("known");
+        let topic = TopicConfig::from_pairs([("batch.size", "2000"), ("compression.type", "ratio")]).expect("known");
+        let over = topic.over(&config);
+        assert_eq!((over.linger, over.batch_size), (Duration::from_millis(7), 2_000));
+        assert_eq!(over.compression, Compression::Ratio);
+        for key in TopicConfig::keys() {
+            assert!(ProducerConfig::keys().any(|known| known == key), "{key}");
+        }
+        let error = TopicConfig::from_pairs([("acks", "1")]).expect_err("of a whole request").to_string();
+        assert!(error.contains("acks"), "{error}");
+        let mut config = ProducerConfig::default();
+        config.topics.insert("t".into(), TopicConfig::new().delivery_timeout(Duration::from_secs(1)));
+        let error = config.validate().expect_err("too short").to_string();
+        assert!(error.contains("\"t\"") && error.contains("delivery.timeout.ms"), "{error}");
+    }
+
+    #[test]
+    fn partitioner_settings_that_would_do_nothing_are_refused() {
+        for pairs in [
+            [("partitioner", "random"), ("partitioner.ignore.keys", "true")],
+            [("partitioner.adaptive.partitioning.enable", "false"), ("partitioner.availability.timeout.ms", "50")],
+        ] {
+            ProducerConfig::from_pairs(pairs).expect("readable").validate().expect_err("refused");
+        }
+    }
+
+    #[test]
     fn unknown_names_and_contradictions_are_refused_by_name() {
         let error = ProducerConfig::from_pairs([("linger", "5")]).expect_err("a typo").to_string();
         assert!(error.contains("`linger.ms`"), "{error}");
@@ -327,7 +470,9 @@ mod tests {
             ("delivery.timeout.ms", "1000", "must not be below"),
             ("buffer.memory", "1000", "must hold one batch"),
             ("compression.gzip.level", "12", "from 1 to 9"),
+            ("compression.zstd.level", "23", "from -131072 to 22"),
             ("retry.backoff.ms", "2000", "retry.backoff.max.ms"),
+            ("partitioner.rack.aware", "true", "needs `client.rack`"),
         ] {
             let error = ProducerConfig::from_pairs([(key, value)]).expect("readable").validate();
             let error = error.expect_err(key).to_string();

@@ -122,7 +122,7 @@ impl Shared {
         if !state.ripe {
             return None;
         }
-        let is_old = state.open.as_ref().is_some_and(|open| open.created() + self.config.patience() <= now);
+        let is_old = state.open.as_ref().is_some_and(|open| open.created() + partition.settings.patience <= now);
         if !is_old {
             self.arm_age(partition, &mut state);
             return None;
@@ -136,13 +136,14 @@ impl Shared {
     fn arm_age(&self, partition: &Arc<Partition>, state: &mut State) {
         let Some(open) = state.open.as_ref().filter(|_| !state.age_armed) else { return };
         state.age_armed = true;
-        self.arm(open.created() + self.config.patience(), partition, Due::Age);
+        self.arm(open.created() + partition.settings.patience, partition, Due::Age);
     }
 
     /// Reports what ran out of time, and sets the timer for what runs out next.
     fn expire(self: &Arc<Self>, partition: &Arc<Partition>, now: Instant) -> Option<i32> {
         let mut state = partition.lock();
-        let timeout = self.config.delivery_timeout;
+        let queue = &partition.settings.queue;
+        let timeout = queue.delivery_timeout;
         if state.open.as_ref().is_some_and(|open| open.created() + timeout <= now) {
             state.close();
         }
@@ -158,10 +159,10 @@ impl Shared {
             }
         }
         state.sweep();
-        state.queue.expire(now, &self.queue);
+        state.queue.expire(now, queue);
         let mut done = state.queue.take_done();
         let bump = state.queue.poll_bump();
-        match state.next_deadline(&self.queue) {
+        match state.next_deadline(queue) {
             Some(at) => self.arm(at, partition, Due::Deadline),
             // What is being compressed is looked at when it is back; until then it is no reason to stay idle for good.
             None if !state.closing.is_empty() => self.arm(now + timeout, partition, Due::Deadline),
@@ -227,7 +228,7 @@ impl Shared {
                 let state: &mut State = &mut guard;
                 state.close();
                 let closing = std::mem::take(&mut state.closing).into();
-                state.queue.abort(&self.queue, failure);
+                state.queue.abort(&partition.settings.queue, failure);
                 let done = state.queue.take_done();
                 let bump = state.queue.poll_bump();
                 partition.publish(state);
@@ -280,7 +281,7 @@ async fn initialize(shared: &Arc<Shared>) {
                 if shared.client.metadata.is_stopped() || (shared.ending.load(SeqCst) && !shared.has_work()) {
                     return shared.init_failed();
                 }
-                let wait = shared.queue.retry.delay(attempt, &mut lock(&shared.rng));
+                let wait = shared.retry.delay(attempt, &mut lock(&shared.rng));
                 tokio::time::sleep(wait).await;
             }
         }

@@ -2,7 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use milena_core::producer::compression_choice::CompressionReason;
 use milena_protocol::compress::Compression;
+
+const CODECS: usize = Compression::ALL.len();
+const REASONS: usize = CompressionReason::ALL.len();
 
 /// A snapshot of a producer's counters. All but the last four only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,8 +24,8 @@ pub struct ProducerMetrics {
     pub bytes_raw: u64,
     /// Bytes of closed batches after it.
     pub bytes_compressed: u64,
-    /// Closed batches by codec: none, gzip, snappy, lz4, zstd.
-    pub batches_by_codec: [u64; 5],
+    /// How closed batches were compressed, and why so.
+    pub compression: CompressionMetrics,
     /// Produce requests sent.
     pub requests: u64,
     /// Batches sent again.
@@ -38,6 +42,45 @@ pub struct ProducerMetrics {
     pub waiting_for_buffer: u64,
 }
 
+/// Closed batches by codec and reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompressionMetrics {
+    counts: [[[u64; 3]; REASONS]; CODECS],
+}
+
+/// Batches of one codec, chosen for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompressionUse {
+    /// What they were sent with; none also where compressing brought too little.
+    pub codec: Compression,
+    /// Why.
+    pub reason: CompressionReason,
+    /// How many.
+    pub batches: u64,
+    /// Their bytes before compression.
+    pub bytes_in: u64,
+    /// Their bytes after it.
+    pub bytes_out: u64,
+}
+
+impl CompressionMetrics {
+    /// What was used at all, by codec and reason.
+    pub fn iter(&self) -> impl Iterator<Item = CompressionUse> + '_ {
+        Compression::ALL.into_iter().zip(&self.counts).flat_map(|(codec, reasons)| {
+            let uses = CompressionReason::ALL.into_iter().zip(reasons);
+            uses.filter(|(_, [batches, ..])| *batches > 0).map(move |(reason, [batches, bytes_in, bytes_out])| {
+                CompressionUse { codec, reason, batches: *batches, bytes_in: *bytes_in, bytes_out: *bytes_out }
+            })
+        })
+    }
+
+    /// Batches sent with `codec`, for whatever reason.
+    pub fn batches(&self, codec: Compression) -> u64 {
+        self.iter().filter(|used| used.codec == codec).map(|used| used.batches).sum()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) acknowledged: AtomicU64,
@@ -46,15 +89,19 @@ pub(super) struct Counters {
     pub(super) batches: AtomicU64,
     pub(super) bytes_raw: AtomicU64,
     pub(super) bytes_compressed: AtomicU64,
-    by_codec: [AtomicU64; 5],
+    /// Batches, their bytes before and after, by codec and reason.
+    compression: [[[AtomicU64; 3]; REASONS]; CODECS],
     pub(super) requests: AtomicU64,
     pub(super) retries: AtomicU64,
     pub(super) epoch_bumps: AtomicU64,
 }
 
 impl Counters {
-    pub(super) fn sealed(&self, codec: Compression, raw: usize, compressed: usize) {
-        self.by_codec[usize::from(codec.id())].fetch_add(1, Relaxed);
+    pub(super) fn sealed(&self, codec: Compression, reason: CompressionReason, raw: usize, compressed: usize) {
+        let counters = &self.compression[usize::from(codec.id())][reason as usize];
+        for (counter, more) in counters.iter().zip([1, raw as u64, compressed as u64]) {
+            counter.fetch_add(more, Relaxed);
+        }
         self.bytes_raw.fetch_add(raw as u64, Relaxed);
         self.bytes_compressed.fetch_add(compressed as u64, Relaxed);
     }
@@ -68,7 +115,12 @@ impl Counters {
             batches: load(&self.batches),
             bytes_raw: load(&self.bytes_raw),
             bytes_compressed: load(&self.bytes_compressed),
-            batches_by_codec: self.by_codec.each_ref().map(load),
+            compression: CompressionMetrics {
+                counts: self
+                    .compression
+                    .each_ref()
+                    .map(|reasons| reasons.each_ref().map(|counters| counters.each_ref().map(load))),
+            },
             requests: load(&self.requests),
             retries: load(&self.retries),
             epoch_bumps: load(&self.epoch_bumps),

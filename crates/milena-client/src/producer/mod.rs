@@ -17,6 +17,7 @@ mod seal;
 mod shared;
 mod timers;
 mod topic;
+mod topic_config;
 mod wave;
 
 use std::fmt;
@@ -32,13 +33,16 @@ use milena_core::producer::completion::{Completion, WaitSlot};
 use milena_core::producer::failure::ProduceFailure;
 use tokio::time::{Instant, timeout_at};
 
-pub use self::config::{Acks, Compression, ProducerConfig};
+pub use self::config::{Acks, Compression, CompressionLevels, ProducerConfig};
 pub use self::delivery::Delivery;
 pub use self::error::{Outcome, ProduceError, SendError};
-pub use self::metrics::ProducerMetrics;
+pub use self::metrics::{CompressionMetrics, CompressionUse, ProducerMetrics};
 pub use self::record::{Record, RecordHeader, RecordMetadata};
+pub use self::topic_config::TopicConfig;
+pub use milena_core::producer::compression_choice::{AutoCompression, CompressionReason, SizeTable};
 pub use milena_core::producer::failure::Hindrance;
 pub use milena_core::producer::partitioner::Partitioner;
+pub use milena_protocol::compress::Compression as Codec;
 
 use self::driver::Driver;
 use self::partition::{After, Refusal};
@@ -167,6 +171,12 @@ impl ProducerBuilder {
     /// How records that name no partition are spread.
     pub fn partitioner(mut self, partitioner: Partitioner) -> Self {
         self.config.partitioner = partitioner;
+        self
+    }
+
+    /// What `topic` has otherwise than the producer's other topics.
+    pub fn topic(mut self, topic: impl Into<String>, config: TopicConfig) -> Self {
+        self.config.topics.insert(topic.into(), config);
         self
     }
 
@@ -368,9 +378,12 @@ impl Producer {
         if partitions.is_empty() {
             return Err(Stop::Wait(Wait::Topic));
         }
-        let partition = resolved.topic.choose(&shared.config.partitioner, record, partitions)?;
+        let (partition, is_sticky) = resolved.topic.choose(shared, record, partitions)?;
         let mut after = After::default();
         let result = partition.append(shared, record, granted, &mut after);
+        if is_sticky {
+            resolved.topic.appended(shared, partition.index, &after, partitions);
+        }
         if after.is_due() {
             shared.follow_up(partition, after);
         }

@@ -40,6 +40,8 @@ pub(super) struct NodeState {
     pub(super) connection: Option<Connection>,
     /// Why there is no connection, since the last attempt failed.
     pub(super) trouble: Option<Cause>,
+    /// Since when something has been ready and could not be sent (`partitioner.availability.timeout.ms`).
+    held_back_since: Option<Instant>,
     bucket: Bucket,
 }
 
@@ -53,7 +55,7 @@ struct Bucket {
 impl Node {
     pub(super) fn new(id: i32) -> Arc<Self> {
         let bucket = Bucket { tokens: TOKENS_PER_SECOND, filled: None };
-        let state = NodeState { ready: Vec::new(), connection: None, trouble: None, bucket };
+        let state = NodeState { ready: Vec::new(), connection: None, trouble: None, held_back_since: None, bucket };
         Arc::new(Self {
             id,
             turn: AtomicU8::new(IDLE),
@@ -92,6 +94,17 @@ impl Node {
             state.trouble = None;
         }
         state.connection = connection;
+    }
+
+    /// Something is ready for it and can't be sent as of now; or it is sent, or nothing is ready.
+    pub(super) fn held_back(&self, now: Option<Instant>) {
+        let mut state = self.lock();
+        state.held_back_since = now.map(|now| state.held_back_since.unwrap_or(now));
+    }
+
+    /// Whether it has kept records waiting for longer than `limit`.
+    pub(super) fn is_slow(&self, now: Instant, limit: Duration) -> bool {
+        self.lock().held_back_since.is_some_and(|since| now.saturating_duration_since(since) > limit)
     }
 
     /// Takes a token.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -24,18 +24,22 @@ use super::delivery::Delivery;
 use super::error::SendError;
 use super::record::Record;
 use super::shared::Shared;
+use super::topic_config::Settings;
 
 /// The first buffer of a partition about which nothing is known; later ones are as large as the batches were.
 const FIRST_BUFFER: usize = 4 * 1024;
 /// After so many records the clock is read again, if the batch did not change before.
 const RECORDS_PER_CLOCK: u32 = 64;
+const NOBODY: i32 = -1;
 
 pub(super) struct Partition {
     pub(super) topic: Arc<str>,
     pub(super) index: i32,
-    /// Batches closed and not done, for the adaptive partitioner.
+    pub(super) settings: Arc<Settings>,
+    /// Batches closed and not in flight, for the adaptive partitioner.
     queued: AtomicU32,
-    has_leader: AtomicBool,
+    /// The node that leads it, for the same; [`NOBODY`] where there is none.
+    leader: AtomicI32,
     state: Mutex<State>,
 }
 
@@ -96,6 +100,10 @@ pub(super) struct After {
     pub(super) deadline: Option<Instant>,
     /// Nobody leads the partition.
     pub(super) leaderless: bool,
+    /// Bytes that the record takes, with its batch's header if it is the first; 0 where it wasn't appended.
+    pub(super) appended: usize,
+    /// Its batch takes no more.
+    pub(super) is_full: bool,
 }
 
 impl After {
@@ -120,12 +128,13 @@ impl From<SendError> for Refusal {
 }
 
 impl Partition {
-    pub(super) fn new(topic: Arc<str>, index: i32) -> Arc<Self> {
+    pub(super) fn new(topic: Arc<str>, index: i32, settings: Arc<Settings>) -> Arc<Self> {
         Arc::new(Self {
             topic,
             index,
+            settings,
             queued: AtomicU32::new(0),
-            has_leader: AtomicBool::new(false),
+            leader: AtomicI32::new(NOBODY),
             state: Mutex::default(),
         })
     }
@@ -134,14 +143,25 @@ impl Partition {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How it stands for the partitioner; what depends on its leader is for whoever knows that one.
     pub(super) fn load(&self) -> PartitionLoad {
-        PartitionLoad { queued: self.queued.load(Relaxed), available: self.has_leader.load(Relaxed) }
+        PartitionLoad {
+            queued: self.queued.load(Relaxed),
+            has_leader: self.leader().is_some(),
+            ..PartitionLoad::default()
+        }
+    }
+
+    /// The node that leads it.
+    pub(super) fn leader(&self) -> Option<i32> {
+        Some(self.leader.load(Relaxed)).filter(|leader| *leader != NOBODY)
     }
 
     /// Tells the partitioner how things stand. Call it when the lock is about to be released after a change.
     pub(super) fn publish(&self, state: &State) {
-        self.queued.store((state.closing.len() + state.queue.len()) as u32, Relaxed);
-        self.has_leader.store(state.leader.is_some(), Relaxed);
+        let queued = state.closing.len() + state.queue.len() - state.queue.in_flight();
+        self.queued.store(queued as u32, Relaxed);
+        self.leader.store(state.leader.map_or(NOBODY, |leader| leader.node), Relaxed);
     }
 
     /// Encodes `record` into the open batch, opening or closing batches as needed. `granted` are bytes that were waited
@@ -159,7 +179,7 @@ impl Partition {
         if shared.is_closed() {
             return Err(SendError::Closed.into());
         }
-        let result = match state.append_in_place(&shared.config, record) {
+        let result = match state.append_in_place(&self.settings, &shared.config, record, after) {
             Some(delivery) => Ok(delivery),
             None => self.append_with_care(shared, &mut state, record, granted, after),
         };
@@ -199,7 +219,7 @@ impl Partition {
             state.wall_millis = shared.client.clock.wall_millis();
         }
         state.count_record();
-        let batch_size = shared.config.batch_size;
+        let batch_size = self.settings.batch_size;
         loop {
             let timestamp = record.timestamp.unwrap_or(state.wall_millis);
             let Some(open) = &mut state.open else {
@@ -232,7 +252,9 @@ impl Partition {
                 .map_err(SendError::unencodable)?
                 .expect("there was room, or room was made");
             let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
+            after.appended = if index == 0 { length + BATCH_HEADER_LEN } else { length };
             if open.len() >= batch_size {
+                after.is_full = true;
                 state.close();
             }
             return Ok(delivery);
@@ -253,7 +275,7 @@ impl Partition {
         let least =
             (value_len(record.key) + value_len(record.value) + headers + 40).min(shared.config.max_request_size);
         let usual =
-            state.usual.clamp(FIRST_BUFFER, shared.config.batch_size.max(FIRST_BUFFER)).min(shared.fair_buffer());
+            state.usual.clamp(FIRST_BUFFER, self.settings.batch_size.max(FIRST_BUFFER)).min(shared.fair_buffer());
         let budget = shared.buffers.budget();
         let charge = match granted {
             Some(granted) => granted,
@@ -279,7 +301,7 @@ impl Partition {
         if !state.deadline_armed {
             state.deadline_armed = true;
             shared.active_partitions.fetch_add(1, Relaxed);
-            after.deadline = Some(now + shared.config.delivery_timeout);
+            after.deadline = Some(now + self.settings.queue.delivery_timeout);
         }
         Ok(())
     }
@@ -315,16 +337,23 @@ fn value_len(bytes: Option<&[u8]>) -> usize {
 impl State {
     /// Appends `record`, if there is an open batch with room for it and the clock need not be read.
     #[inline]
-    fn append_in_place(&mut self, config: &ProducerConfig, record: &Record<'_>) -> Option<Delivery> {
-        let open = self.open.as_mut().filter(|_| self.records_since_clock != 0)?;
+    fn append_in_place(
+        &mut self,
+        settings: &Settings,
+        config: &ProducerConfig,
+        record: &Record<'_>,
+        after: &mut After,
+    ) -> Option<Delivery> {
+        let open = self.open.as_mut().filter(|open| self.records_since_clock != 0 && !open.is_empty())?;
         let timestamp = record.timestamp.unwrap_or(self.wall_millis);
-        let limit = config.batch_size.min(config.max_request_size);
+        let (limit, before) = (settings.batch_size.min(config.max_request_size), open.len());
         // What is wrong with a record is found out with care.
         let index = open.append(limit, timestamp, record.key, record.value, record.headers).ok().flatten()?;
         let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
-        let full = open.len() >= config.batch_size;
+        after.appended = open.len() - before;
+        after.is_full = open.len() >= settings.batch_size;
         self.count_record();
-        if full {
+        if after.is_full {
             self.close();
         }
         Some(delivery)

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use milena_core::producer::completion::{BatchOutcome, BatchShare};
-use milena_core::producer::compression_choice::CompressionChoice;
+use milena_core::producer::compression_choice::{CompressionChoice, CompressionReason};
 use milena_core::producer::failure::ProduceFailure;
 use milena_core::producer::open_batch::{OpenBatch, ProducerBatch};
 use milena_protocol::compress::Compression;
 
 use super::partition::{Closing, Partition, State};
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use super::timers::Due;
 
 /// A batch above this is not compressed where other tasks wait.
@@ -57,10 +57,11 @@ pub(super) fn advance(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &
                 return;
             }
             Some(Closing::Whole(open, choice)) => {
-                let choice = choice.unwrap_or_else(|| choose(shared, state, &open));
+                let choice = choice.unwrap_or_else(|| choose(shared, partition, state, &open));
                 let (created, share) = (open.created(), open.share());
                 match seal(shared, open, choice) {
                     Ok(batch) => {
+                        state.chooser.sealed(&partition.settings.compression, reason(&batch, choice));
                         state.queue.push(created, batch, share);
                         return;
                     }
@@ -71,17 +72,28 @@ pub(super) fn advance(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &
     }
 }
 
-fn choose(shared: &Shared, state: &mut State, open: &OpenBatch) -> CompressionChoice {
-    // Batches pile up behind the one that is compressed: the codec is what holds them up.
-    let cpu_bound = state.closing.len() > AWAY;
-    state.chooser.choose(&shared.compression, open.records(), cpu_bound)
+fn choose(shared: &Shared, partition: &Partition, state: &mut State, open: &OpenBatch) -> CompressionChoice {
+    // Batches that pile up say nothing: it may be the broker that holds them up.
+    let busy_percent = || lock(&shared.effort).percent(shared.client.clock.now());
+    state.chooser.choose(&partition.settings.compression, open.records(), busy_percent)
+}
+
+/// Why the batch is as it is, once that is known.
+fn reason(batch: &ProducerBatch, choice: CompressionChoice) -> CompressionReason {
+    if choice.codec != batch.sealed().compression() { CompressionReason::NotSmaller } else { choice.reason }
 }
 
 fn seal(shared: &Shared, open: OpenBatch, choice: CompressionChoice) -> Result<ProducerBatch, BatchOutcome> {
     let raw = open.len();
-    match open.seal(choice, &shared.buffers) {
+    let from = (choice.codec != Compression::None).then(|| shared.client.clock.now());
+    let sealed = open.seal(choice, &shared.buffers);
+    if let Some(from) = from {
+        lock(&shared.effort).worked(from, shared.client.clock.now());
+    }
+    match sealed {
         Ok(batch) => {
-            shared.counters.sealed(batch.sealed().compression(), raw, batch.sealed().wire_len());
+            let (codec, wire) = (batch.sealed().compression(), batch.sealed().wire_len());
+            shared.counters.sealed(codec, reason(&batch, choice), raw, wire);
             Ok(batch)
         }
         Err(error) => Err(BatchOutcome::Failed(ProduceFailure::Unsendable(error.to_string().into()))),
@@ -91,7 +103,7 @@ fn seal(shared: &Shared, open: OpenBatch, choice: CompressionChoice) -> Result<P
 /// Has large batches compressed elsewhere. In virtual time nothing is elsewhere: everything runs in place, so that
 /// a simulation repeats itself.
 fn send_away(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &mut State, later: &mut Later) {
-    if !shared.compresses() || shared.client.clock.is_virtual() {
+    if partition.settings.compression.is_none() || shared.client.clock.is_virtual() {
         return;
     }
     for place in 0..state.closing.len().min(AWAY) {
@@ -102,7 +114,7 @@ fn send_away(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &mut State
         let Closing::Whole(open, _) = std::mem::replace(&mut state.closing[place], Closing::Void) else {
             unreachable!("looked at above");
         };
-        let choice = choose(shared, state, &open);
+        let choice = choose(shared, partition, state, &open);
         if choice.codec == Compression::None {
             state.closing[place] = Closing::Whole(open, Some(choice));
             continue;
@@ -122,6 +134,7 @@ struct Errand {
     created: Instant,
     /// Taken when it starts.
     work: Option<(OpenBatch, CompressionChoice)>,
+    choice: CompressionChoice,
     /// Taken when it is back.
     share: Option<BatchShare>,
 }
@@ -135,6 +148,7 @@ impl Errand {
             created: open.created(),
             share: Some(open.share()),
             work: Some((open, choice)),
+            choice,
         }
     }
 
@@ -168,6 +182,9 @@ impl Errand {
         let share = self.share.take().expect("it comes back once");
         let (shared, partition) = (&self.shared, &self.partition);
         let mut state = partition.lock();
+        if let Ok(batch) = &result {
+            state.chooser.sealed(&partition.settings.compression, reason(batch, self.choice));
+        }
         let place = self.place(&mut state);
         // What is dropped or told, is so with the lock released.
         let (orphan, unsealed) = match (place, result) {

@@ -13,13 +13,13 @@ use dashmap::DashMap;
 use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
 use milena_core::producer::buffers::BufferPool;
 use milena_core::producer::completion::{BatchOutcome, BatchShare};
-use milena_core::producer::compression_choice::CompressionPolicy;
+use milena_core::producer::compression_effort::CompressionEffort;
 use milena_core::producer::failure::{Cause, ProduceFailure};
 use milena_core::producer::identity::{Identity, ProducerIdentity};
 use milena_core::producer::open_batch::ProducerBatch;
-use milena_core::producer::partition_queue::{Done, Leader, QueueConfig};
+use milena_core::producer::partition_queue::{Done, Leader};
+use milena_core::retry::Backoff;
 use milena_protocol::Uuid;
-use milena_protocol::compress::Compression;
 use tokio::sync::Notify;
 
 use super::config::ProducerConfig;
@@ -28,6 +28,7 @@ use super::node::Node;
 use super::partition::{After, Partition, State};
 use super::timers::{Due, Timers};
 use super::topic::{Topic, is_other};
+use super::topic_config::{Settings, TopicConfig};
 use crate::client::ClientInner;
 use crate::error::RequestError;
 
@@ -37,8 +38,12 @@ const CLOSED: u8 = 1;
 pub(super) struct Shared {
     pub(super) client: Arc<ClientInner>,
     pub(super) config: ProducerConfig,
-    pub(super) queue: QueueConfig,
-    pub(super) compression: CompressionPolicy,
+    pub(super) retry: Backoff,
+    /// Of every topic that has none of its own.
+    settings: Arc<Settings>,
+    settings_by_topic: BTreeMap<String, Arc<Settings>>,
+    /// How much of a core compressing takes.
+    pub(super) effort: Mutex<CompressionEffort>,
     pub(super) buffers: Arc<BufferPool>,
     pub(super) counters: Counters,
     /// Partitions with anything open or queued.
@@ -91,18 +96,15 @@ impl Hasher for NameHasher {
 
 impl Shared {
     pub(super) fn new(client: Arc<ClientInner>, config: ProducerConfig, buffers: Arc<BufferPool>) -> Arc<Self> {
-        let queue = QueueConfig {
-            max_in_flight: config.in_flight(),
-            delivery_timeout: config.delivery_timeout,
-            idempotent: config.idempotence,
-            retry: milena_core::retry::Backoff::new(config.retry_backoff, config.retry_backoff_max),
-        };
+        let of_topic = |(name, topic): (&String, &TopicConfig)| (name.clone(), Settings::new(&topic.over(&config)));
         let rng = client.chance.fork();
         Arc::new(Self {
-            compression: config.compression_policy(),
+            retry: Backoff::new(config.retry_backoff, config.retry_backoff_max),
+            settings: Settings::new(&config),
+            settings_by_topic: config.topics.iter().map(of_topic).collect(),
+            effort: Mutex::default(),
             client,
             config,
-            queue,
             buffers,
             counters: Counters::default(),
             active_partitions: AtomicUsize::new(0),
@@ -129,10 +131,6 @@ impl Shared {
         self.lifecycle.store(CLOSED, Ordering::SeqCst);
     }
 
-    pub(super) fn compresses(&self) -> bool {
-        self.compression != CompressionPolicy::Fixed(Compression::None, None)
-    }
-
     /// How large a buffer a partition may take at first, so that all that are active get one.
     pub(super) fn fair_buffer(&self) -> usize {
         let active = self.active_partitions.load(Relaxed).max(1);
@@ -147,6 +145,11 @@ impl Shared {
 
     pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
         self.topics.get(name).map(|topic| Arc::clone(&topic))
+    }
+
+    /// What `topic` goes by.
+    fn settings(&self, topic: &str) -> &Arc<Settings> {
+        self.settings_by_topic.get(topic).unwrap_or(&self.settings)
     }
 
     pub(super) fn topics(&self) -> Vec<Arc<Topic>> {
@@ -164,7 +167,7 @@ impl Shared {
             return topic;
         }
         let rng = lock(&self.rng).fork();
-        let topic = Arc::new(Topic::new(Arc::clone(&metadata.name), self.config.batch_size, rng));
+        let topic = Arc::new(Topic::new(Arc::clone(&metadata.name), Arc::clone(self.settings(&metadata.name)), rng));
         self.client.metadata.pin(&metadata.name);
         self.update_topic(&topic, &self.client.metadata.snapshot());
         self.topics.insert(Arc::clone(&topic.name), Arc::clone(&topic));
@@ -276,13 +279,30 @@ impl Shared {
         Arc::clone(lock(&self.nodes).entry(id).or_insert_with(|| Node::new(id)))
     }
 
+    /// Whether the node has kept records waiting for longer than `partitioner.availability.timeout.ms`.
+    pub(super) fn is_slow(&self, node: i32) -> bool {
+        let limit = self.config.partition_availability_timeout;
+        if limit.is_zero() {
+            return false;
+        }
+        let node = lock(&self.nodes).get(&node).cloned();
+        node.is_some_and(|node| node.is_slow(self.client.clock.now(), limit))
+    }
+
+    /// Whether the node is in `client.rack`.
+    pub(super) fn is_near(&self, node: i32) -> bool {
+        let snapshot = self.client.metadata.snapshot();
+        let rack = snapshot.broker(node).and_then(|broker| broker.rack.as_deref());
+        rack.is_some() && rack == self.config.rack.as_deref()
+    }
+
     /// Does what an append asks for.
     pub(super) fn follow_up(self: &Arc<Self>, partition: &Arc<Partition>, after: After) {
         if let Some(at) = after.deadline {
             self.arm(at, partition, Due::Deadline);
         }
         if let Some((opened, number)) = after.linger {
-            self.arm(opened + self.config.linger, partition, Due::Linger(number));
+            self.arm(opened + partition.settings.linger, partition, Due::Linger(number));
         }
         if after.leaderless {
             self.client.metadata.request_refresh();
@@ -306,7 +326,7 @@ impl Shared {
         let Some(open) = state.open.as_ref().filter(|open| !open.is_empty()) else { return };
         if !state.linger_armed {
             state.linger_armed = true;
-            self.arm(open.created() + self.config.linger, partition, Due::Linger(state.opened));
+            self.arm(open.created() + partition.settings.linger, partition, Due::Linger(state.opened));
         }
     }
 

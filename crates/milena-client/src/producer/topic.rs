@@ -1,24 +1,29 @@
 //! A topic as its records see it: its partitions, resolved once, and the choice among them.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use milena_core::metadata::TopicMetadata;
-use milena_core::producer::partitioner::{Choice, PartitionLoad, Partitioner, StickyPartitioner};
+use milena_core::producer::partitioner::{Choice, LoadTable, PartitionLoad, StickyPartition};
 use milena_protocol::Uuid;
 
 use super::error::SendError;
-use super::partition::Partition;
+use super::partition::{After, Partition};
 use super::record::Record;
+use super::shared::Shared;
+use super::topic_config::Settings;
 
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
     partitions: Mutex<Arc<Partitions>>,
     /// Counts the changes of `partitions`, so that whoever kept them sees that they are others now.
     generation: AtomicU64,
+    settings: Arc<Settings>,
     turn: AtomicU32,
-    keyless: Mutex<Keyless>,
+    sticky: StickyPartition,
+    draws: Mutex<Draws>,
 }
 
 /// The partitions of a topic, as the metadata showed them last.
@@ -71,20 +76,21 @@ impl Resolved {
     }
 }
 
-struct Keyless {
-    sticky: StickyPartitioner,
+struct Draws {
+    table: LoadTable,
     rng: fastrand::Rng,
 }
 
 impl Topic {
-    pub(super) fn new(name: Arc<str>, batch_size: usize, rng: fastrand::Rng) -> Self {
-        let keyless = Keyless { sticky: StickyPartitioner::new(batch_size), rng };
+    pub(super) fn new(name: Arc<str>, settings: Arc<Settings>, rng: fastrand::Rng) -> Self {
         Self {
             name,
             partitions: Mutex::default(),
             generation: AtomicU64::new(0),
             turn: AtomicU32::new(0),
-            keyless: Mutex::new(keyless),
+            sticky: StickyPartition::new(settings.batch_size),
+            draws: Mutex::new(Draws { table: LoadTable::new(settings.adaptive), rng }),
+            settings,
         }
     }
 
@@ -111,51 +117,127 @@ impl Topic {
             tracing::info!(topic = %self.name, partitions = count, "the topic was deleted and created anew");
         }
         let mut known = before.known.clone();
-        let new = (known.len()..count).map(|index| Partition::new(Arc::clone(&self.name), index as i32));
+        let new = |index| Partition::new(Arc::clone(&self.name), index as i32, Arc::clone(&self.settings));
+        let new = (known.len()..count).map(new);
         known.extend(new);
         let partitions = Arc::new(Partitions { topic_id, known, present });
         *self.partitions.lock().unwrap_or_else(PoisonError::into_inner) = partitions;
         self.generation.fetch_add(1, Release);
     }
 
-    /// Which of `partitions`, at least one, `record` goes to.
+    /// Which of `partitions`, at least one, `record` goes to; and whether because it is the sticky one: then
+    /// [`Self::appended`] wants to know what became of the record.
     #[inline]
     pub(super) fn choose<'a>(
         &self,
-        partitioner: &Partitioner,
+        shared: &Shared,
         record: &Record<'_>,
         partitions: &'a [Arc<Partition>],
-    ) -> Result<&'a Arc<Partition>, SendError> {
+    ) -> Result<(&'a Arc<Partition>, bool), SendError> {
         let count = partitions.len() as i32;
+        let mut is_sticky = false;
         let index = match record.partition {
             Some(partition) => partition,
-            None => match partitioner.choose(&self.name, record.key, record.value, count) {
-                Choice::Partition(partition) => partition,
-                Choice::Next => (self.turn.fetch_add(1, Relaxed) % count.unsigned_abs()).cast_signed(),
-                Choice::Sticky if count == 1 => 0,
-                choice @ (Choice::Sticky | Choice::Random) => self.draw(choice, record, partitions),
-                Choice::Refused => return Err(SendError::NoPartition),
-            },
+            None => {
+                let Settings { partitioner, ignore_keys, .. } = &*self.settings;
+                let key = record.key.filter(|_| !ignore_keys);
+                match partitioner.choose(&self.name, key, record.value, count) {
+                    Choice::Partition(partition) => partition,
+                    Choice::Sticky if count == 1 => 0,
+                    Choice::Sticky => {
+                        is_sticky = true;
+                        self.sticky.current(count).unwrap_or_else(|| self.switch(shared, partitions, None))
+                    }
+                    Choice::Next => self.next_in_turn(partitions),
+                    Choice::Random => self.random(partitions),
+                    Choice::Refused => return Err(SendError::NoPartition),
+                }
+            }
         };
-        usize::try_from(index).ok().and_then(|index| partitions.get(index)).ok_or_else(|| SendError::UnknownPartition {
+        let partition = usize::try_from(index).ok().and_then(|index| partitions.get(index));
+        partition.map(|partition| (partition, is_sticky)).ok_or_else(|| SendError::UnknownPartition {
             topic: self.name.as_ref().to_owned(),
             partition: index,
             partitions: count,
         })
     }
 
-    fn draw(&self, choice: Choice, record: &Record<'_>, partitions: &[Arc<Partition>]) -> i32 {
-        let mut keyless = self.keyless.lock().unwrap_or_else(PoisonError::into_inner);
-        let Keyless { sticky, rng } = &mut *keyless;
-        let count = partitions.len() as i32;
-        let load = |partition: i32| partitions[partition as usize].load();
-        if choice == Choice::Sticky {
-            let bytes = record.value.map_or(0, <[u8]>::len) + 16;
-            return sticky.next(bytes, count, load, rng);
+    /// Counts what was appended to the sticky partition, and goes on to another one when it was enough.
+    #[inline]
+    pub(super) fn appended(&self, shared: &Shared, partition: i32, after: &After, partitions: &[Arc<Partition>]) {
+        if self.sticky.appended(partition, after.appended, after.is_full) {
+            self.switch(shared, partitions, Some((partition, after)));
         }
-        let first = rng.i32(0..count);
-        // One re-draw where the leader is away, as librdkafka.
-        if load(first) == (PartitionLoad { queued: 0, available: false }) { rng.i32(0..count) } else { first }
+    }
+
+    /// Draws the next sticky partition, unless somebody else has done so since `from`.
+    #[cold]
+    fn switch(&self, shared: &Shared, partitions: &[Arc<Partition>], from: Option<(i32, &After)>) -> i32 {
+        let mut draws = self.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = partitions.len() as i32;
+        let is_due = from.is_none_or(|(partition, after)| self.sticky.is_due(partition, after.is_full));
+        if let Some(current) = self.sticky.current(count).filter(|_| from.is_none() || !is_due) {
+            return current;
+        }
+        let leaders = Leaders::new(shared, self.settings.rack_aware);
+        let Draws { table, rng } = &mut *draws;
+        let next = table.draw(count, rng.u32(..), |partition| leaders.load(&partitions[partition as usize]));
+        self.sticky.switch_to(next);
+        next
+    }
+
+    /// One after the other; those that nobody leads are passed over, unless nobody leads any.
+    fn next_in_turn(&self, partitions: &[Arc<Partition>]) -> i32 {
+        let count = partitions.len() as u32;
+        let next = || (self.turn.fetch_add(1, Relaxed) % count).cast_signed();
+        let led = |partition: &i32| partitions[*partition as usize].leader().is_some();
+        (0..count).map(|_| next()).find(led).unwrap_or_else(next)
+    }
+
+    /// Any; with a second draw where nobody leads the first, as librdkafka does.
+    fn random(&self, partitions: &[Arc<Partition>]) -> i32 {
+        let mut draws = self.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = draws.rng.usize(0..partitions.len());
+        let drawn = if partitions[first].leader().is_some() { first } else { draws.rng.usize(0..partitions.len()) };
+        drawn as i32
+    }
+}
+
+/// What the partitioner wants to know of brokers, each looked up once for a draw.
+struct Leaders<'a> {
+    shared: &'a Shared,
+    rack_aware: bool,
+    /// By node, whether it is slow and whether it is near.
+    known: RefCell<Vec<(i32, bool, bool)>>,
+}
+
+impl<'a> Leaders<'a> {
+    fn new(shared: &'a Shared, rack_aware: bool) -> Self {
+        Self { shared, rack_aware, known: RefCell::default() }
+    }
+
+    fn load(&self, partition: &Partition) -> PartitionLoad {
+        let load = partition.load();
+        match partition.leader() {
+            Some(leader) if self.rack_aware || !self.shared.config.partition_availability_timeout.is_zero() => {
+                let (is_slow, is_near) = self.look_up(leader);
+                PartitionLoad { is_slow, is_near, ..load }
+            }
+            _ => load,
+        }
+    }
+
+    fn look_up(&self, node: i32) -> (bool, bool) {
+        let mut known = self.known.borrow_mut();
+        match known.binary_search_by_key(&node, |(node, ..)| *node) {
+            Ok(place) => (known[place].1, known[place].2),
+            Err(place) => {
+                let is_slow = self.shared.is_slow(node);
+                let is_near = self.rack_aware && self.shared.is_near(node);
+                known.insert(place, (node, is_slow, is_near));
+                (is_slow, is_near)
+            }
+        }
     }
 }
 

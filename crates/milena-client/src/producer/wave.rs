@@ -62,13 +62,19 @@ impl Shared {
     /// One request. Returns whether there may be another.
     fn wave(self: &Arc<Self>, node: &Arc<Node>, elsewhere: &mut Vec<i32>) -> bool {
         if node.lock().ready.is_empty() {
+            self.held_back(node, false);
             return false;
         }
-        let Some(connection) = self.connection(node) else { return false };
+        let Some(connection) = self.connection(node) else {
+            self.held_back(node, true);
+            return false;
+        };
         let Some(permit) = connection.try_permit() else {
+            self.held_back(node, true);
             self.await_permit(node, &connection);
             return false;
         };
+        self.held_back(node, false);
         let ready = std::mem::take(&mut node.lock().ready);
         let mut wave = Wave {
             node,
@@ -113,7 +119,7 @@ impl Shared {
         };
         // One sealed batch in hand is enough: what is sealed later may be larger.
         let in_flight = state.queue.in_flight();
-        if state.queue.len() == in_flight && in_flight < self.queue.max_in_flight {
+        if state.queue.len() == in_flight && in_flight < partition.settings.queue.max_in_flight {
             let open = state.open.as_ref().is_some_and(|open| !open.is_empty());
             if state.closing.is_empty() && open && (state.ripe || in_flight == 0) {
                 state.must_linger = !state.ripe && !self.config.low_latency && !wave.may_send_early();
@@ -124,7 +130,7 @@ impl Shared {
             seal::advance(self, &partition, state, &mut wave.later);
         }
         let largest = self.config.max_request_size;
-        match state.queue.sendable(wave.now, &self.queue, leader, wave.identity) {
+        match state.queue.sendable(wave.now, &partition.settings.queue, leader, wave.identity) {
             Ok(batch) if wave.bytes > 0 && wave.bytes + batch.sealed().wire_len() > largest => {
                 drop(guard);
                 wave.left.push(partition);
@@ -133,7 +139,7 @@ impl Shared {
             Ok(_) => {
                 let (ticket, batch) = state
                     .queue
-                    .take(wave.now, &self.queue, leader, wave.identity)
+                    .take(wave.now, &partition.settings.queue, leader, wave.identity)
                     .expect("sendable said so, and the lock was held since");
                 wave.bytes += batch.sealed().wire_len();
                 wave.batches.push(batch.sealed().clone());
@@ -161,6 +167,13 @@ impl Shared {
             Err(Blocked::Busy | Blocked::Empty) => state.listed = false,
         }
         self.arm_linger(&partition, state);
+    }
+
+    /// Whether something is ready for the node that can't be sent now: the partitioner wants to know for how long.
+    fn held_back(&self, node: &Node, is_held_back: bool) {
+        if !self.config.partition_availability_timeout.is_zero() {
+            node.held_back(is_held_back.then(|| self.client.clock.now()));
+        }
     }
 
     /// The connection for the node's produce requests; opened in the background if there is none.
@@ -204,7 +217,7 @@ impl Shared {
                     node.lock().trouble = Some(Cause(Arc::new(RequestError::from(error))));
                     self.client.metadata.request_refresh();
                     if !node.lock().ready.is_empty() && !self.client.metadata.is_stopped() {
-                        let wait = self.queue.retry.delay(0, &mut lock(&self.rng));
+                        let wait = self.retry.delay(0, &mut lock(&self.rng));
                         tokio::time::sleep(wait).await;
                         continue;
                     }

@@ -51,7 +51,7 @@ async fn every_codec_and_policy_carries_every_record_in_order() {
         Compression::Lz4,
         Compression::Zstd(None),
         Compression::Auto,
-        Compression::BySize,
+        Compression::SizeTable,
     ] {
         let producer = Producer::builder(&client).compression(compression).batch_size(8 * 1024).build().unwrap();
         let mut deliveries = Vec::new();

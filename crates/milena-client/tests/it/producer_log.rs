@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use milena_broker::Broker;
 use milena_client::raw::Target;
 use milena_client::{Client, TimeSource};
+use milena_protocol::compress::Compression;
 use milena_protocol::messages::FetchRequest;
 use milena_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use milena_protocol::record::RecordBatches;
@@ -30,36 +32,58 @@ pub(crate) struct Stored {
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
+/// What a fetch finds from `offset` on, as it lies in the log.
+async fn fetch(client: &Client, topic: &str, partition: i32, offset: i64) -> Bytes {
+    let request = FetchRequest {
+        max_wait_ms: 0,
+        min_bytes: 0,
+        max_bytes: i32::MAX,
+        session_epoch: -1,
+        topics: vec![FetchTopic {
+            topic: topic.to_owned().into(),
+            partitions: vec![FetchPartition {
+                partition,
+                fetch_offset: offset,
+                partition_max_bytes: i32::MAX,
+                ..FetchPartition::default()
+            }],
+            ..FetchTopic::default()
+        }],
+        ..FetchRequest::default()
+    };
+    let target = Target::Leader { topic: topic.to_owned(), partition };
+    let raw = client.raw();
+    let response = raw.send_versioned(target, 12, |_| request.clone(), |_, response| response.error_code);
+    let response = response.await.expect("the broker answers");
+    let data = &response.responses[0].partitions[0];
+    assert!(data.error_code.is_ok(), "{}", data.error_code);
+    data.records.clone().unwrap_or_default()
+}
+
+/// Records and codec of each batch in a partition's log.
+pub(crate) async fn batches(client: &Client, topic: &str, partition: i32) -> Vec<(i32, Compression)> {
+    let mut batches = Vec::new();
+    let mut offset = 0;
+    loop {
+        let before = batches.len();
+        for batch in RecordBatches::new(fetch(client, topic, partition, offset).await) {
+            let batch = batch.expect("a batch");
+            batches.push((batch.record_count(), batch.compression()));
+            offset = batch.last_offset() + 1;
+        }
+        if batches.len() == before {
+            return batches;
+        }
+    }
+}
+
 /// Everything in a partition's log, checked: CRCs right, offsets dense.
 pub(crate) async fn log(client: &Client, topic: &str, partition: i32) -> Vec<Stored> {
     let mut stored = Vec::new();
     loop {
         let offset = stored.last().map_or(0, |last: &Stored| last.offset + 1);
-        let request = FetchRequest {
-            max_wait_ms: 0,
-            min_bytes: 0,
-            max_bytes: i32::MAX,
-            session_epoch: -1,
-            topics: vec![FetchTopic {
-                topic: topic.to_owned().into(),
-                partitions: vec![FetchPartition {
-                    partition,
-                    fetch_offset: offset,
-                    partition_max_bytes: i32::MAX,
-                    ..FetchPartition::default()
-                }],
-                ..FetchTopic::default()
-            }],
-            ..FetchRequest::default()
-        };
-        let target = Target::Leader { topic: topic.to_owned(), partition };
-        let raw = client.raw();
-        let response = raw.send_versioned(target, 12, |_| request.clone(), |_, response| response.error_code);
-        let response = response.await.expect("the broker answers");
-        let data = &response.responses[0].partitions[0];
-        assert!(data.error_code.is_ok(), "{}", data.error_code);
         let before = stored.len();
-        for batch in RecordBatches::new(data.records.clone().unwrap_or_default()) {
+        for batch in RecordBatches::new(fetch(client, topic, partition, offset).await) {
             let batch = batch.expect("a batch");
             batch.verify_crc().expect("its CRC");
             let records = batch.records(1 << 26).expect("its records");

@@ -8,7 +8,7 @@
 use milena_protocol::compress::Compression;
 
 /// How batches are compressed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CompressionPolicy {
     /// Each batch with the same codec, and a level for those that have one.
@@ -19,54 +19,103 @@ pub enum CompressionPolicy {
     BySize(SizeTable),
 }
 
+impl CompressionPolicy {
+    /// Whether it never compresses.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Fixed(Compression::None, _))
+    }
+
+    /// The codecs that it may choose, with their levels.
+    pub fn codecs(&self) -> [(Compression, Option<i32>); 2] {
+        match self {
+            Self::Fixed(codec, level) => [(*codec, *level); 2],
+            Self::Auto(auto) => [(auto.codec, auto.level), (auto.fast_codec, auto.fast_level)],
+            Self::BySize(table) => [(table.medium_codec, None), (table.large_codec, None)],
+        }
+    }
+}
+
 impl Default for CompressionPolicy {
     fn default() -> Self {
         Self::Fixed(Compression::None, None)
     }
 }
 
-/// The thresholds of [`CompressionPolicy::Auto`].
-#[derive(Clone, Debug, PartialEq)]
+/// The thresholds of [`CompressionPolicy::Auto`]. All of them may be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoCompression {
-    /// Batches below this many bytes are sent as they are.
+    /// Batches below this many bytes are sent as they are. Default 512.
     pub min_batch: usize,
-    /// How much of a batch is probed.
+    /// How many contiguous bytes of a batch are probed. Default 4 KiB.
     pub sample: usize,
-    /// Raw over compressed size of the sample from which compressing pays.
-    pub min_ratio: f64,
-    /// Compressible data is probed again after this many batches.
+    /// From this many bytes for each 100 that are left of the sample, compressing pays. Default 110.
+    pub min_ratio_percent: usize,
+    /// Compressible data is probed again after this many batches. Default 64.
     pub probe_every: u32,
-    /// Incompressible data is probed less and less often, up to this many batches.
+    /// Incompressible data is probed less and less often, up to this many batches. Default 1,024.
     pub probe_at_most_every: u32,
-    /// For compressible data.
+    /// A compressed batch above this many per cent of what it was is sent as it was. Default 95.
+    pub keep_percent: usize,
+    /// For compressible data. Default zstd.
     pub codec: Compression,
-    /// Its level.
+    /// Its level. Default 1.
     pub level: Option<i32>,
-    /// For compressible data while the client is short of CPU.
+    /// For compressible data while the client is short of CPU, and for probing. Default lz4.
     pub fast_codec: Compression,
+    /// Its level. Default none.
+    pub fast_level: Option<i32>,
+    /// The client is short of CPU once compressing takes this many per cent of one core; see
+    /// [`CompressionEffort`](super::compression_effort::CompressionEffort). Default 70.
+    pub busy_percent: u32,
+    /// And no longer once it takes less than this many. Default 25: zstd would take less than
+    /// half a core then.
+    pub calm_percent: u32,
 }
 
 impl Default for AutoCompression {
     fn default() -> Self {
+        let codec = first_available([Compression::Zstd, Compression::Lz4, Compression::Snappy, Compression::Gzip]);
         Self {
             min_batch: 512,
             sample: 4 * 1024,
-            min_ratio: 1.10,
+            min_ratio_percent: 110,
             probe_every: 64,
             probe_at_most_every: 1024,
-            codec: first_available([Compression::Zstd, Compression::Lz4, Compression::Snappy, Compression::Gzip]),
-            level: Compression::Zstd.is_available().then_some(1),
+            keep_percent: 95,
+            codec,
+            level: (codec == Compression::Zstd).then_some(1),
             fast_codec: first_available([Compression::Lz4, Compression::Snappy, Compression::Zstd, Compression::Gzip]),
+            fast_level: None,
+            busy_percent: 70,
+            calm_percent: 25,
         }
     }
 }
+
+impl AutoCompression {
+    /// For the most records a second: lz4, where compressing pays at all.
+    pub fn throughput() -> Self {
+        let auto = Self::default();
+        Self { codec: auto.fast_codec, level: None, ..auto }
+    }
+
+    /// For the fewest bytes: zstd at a high level, at zstd level 1 while the client is short of CPU.
+    pub fn ratio() -> Self {
+        let auto = Self::default();
+        let level = |level| (auto.codec == Compression::Zstd).then_some(level);
+        Self { level: level(RATIO_LEVEL), fast_level: level(1), fast_codec: auto.codec, min_ratio_percent: 103, ..auto }
+    }
+}
+
+/// From here on zstd looks for matches lazily: what level 3 gains on text only, it gains on JSON too.
+const RATIO_LEVEL: i32 = 6;
 
 fn first_available(codecs: [Compression; 4]) -> Compression {
     codecs.into_iter().find(|codec| codec.is_available()).unwrap_or(Compression::None)
 }
 
 /// Codecs by size of the batch: below `small` none, from `large` on the second codec, between them the first.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeTable {
     /// Below this many bytes a batch is sent as it is.
     pub small: usize,
@@ -85,6 +134,52 @@ impl Default for SizeTable {
     }
 }
 
+/// Why a batch is compressed as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CompressionReason {
+    /// The configuration names the codec.
+    Fixed,
+    /// The batch is too small for any codec to pay.
+    TooSmall,
+    /// The last sample compressed well.
+    Compressible,
+    /// It did, and compressing takes too much of a core for the better codec.
+    CpuBound,
+    /// The last sample hardly compressed.
+    Incompressible,
+    /// By the size table.
+    Size,
+    /// It was compressed in vain: what came out was hardly smaller, and it is sent as it was.
+    NotSmaller,
+}
+
+impl CompressionReason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Fixed,
+        Self::TooSmall,
+        Self::Compressible,
+        Self::CpuBound,
+        Self::Incompressible,
+        Self::Size,
+        Self::NotSmaller,
+    ];
+
+    /// For metrics: in lower case, words joined by hyphens.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::TooSmall => "too-small",
+            Self::Compressible => "compressible",
+            Self::CpuBound => "cpu-bound",
+            Self::Incompressible => "incompressible",
+            Self::Size => "size",
+            Self::NotSmaller => "not-smaller",
+        }
+    }
+}
+
 /// What was chosen for a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressionChoice {
@@ -92,11 +187,26 @@ pub struct CompressionChoice {
     pub codec: Compression,
     /// Its level, where it has one and the default is not meant.
     pub level: Option<i32>,
+    /// Why.
+    pub reason: CompressionReason,
+    /// The result is kept up to this many per cent of the records, and only if it is smaller.
+    pub keep_percent: usize,
 }
 
 impl CompressionChoice {
-    /// No compression.
-    pub const NONE: Self = Self { codec: Compression::None, level: None };
+    /// This codec, whatever it brings.
+    pub const fn fixed(codec: Compression, level: Option<i32>) -> Self {
+        Self { codec, level, reason: CompressionReason::Fixed, keep_percent: 100 }
+    }
+
+    const fn none(reason: CompressionReason) -> Self {
+        Self { codec: Compression::None, level: None, reason, keep_percent: 100 }
+    }
+
+    /// How many bytes the compressed records may have, of `raw`.
+    pub const fn at_most(&self, raw: usize) -> usize {
+        raw / 100 * self.keep_percent + raw % 100 * self.keep_percent / 100
+    }
 }
 
 /// What one partition's batches were like.
@@ -106,6 +216,7 @@ pub struct CompressionChooser {
     compressible: Option<bool>,
     until_probe: u32,
     interval: u32,
+    cpu_bound: bool,
 }
 
 impl CompressionChooser {
@@ -114,121 +225,85 @@ impl CompressionChooser {
         Self::default()
     }
 
-    /// Chooses for a batch whose records are `raw`, in the wire's format. `cpu_bound` says that compressing already
-    /// holds batches up.
-    pub fn choose(&mut self, policy: &CompressionPolicy, raw: &[u8], cpu_bound: bool) -> CompressionChoice {
+    /// Chooses for a batch whose records are `raw`, in the wire's format. `busy_percent` says how much of a core
+    /// compressing takes; it is asked only where that matters.
+    pub fn choose(
+        &mut self,
+        policy: &CompressionPolicy,
+        raw: &[u8],
+        busy_percent: impl FnOnce() -> u32,
+    ) -> CompressionChoice {
         match policy {
-            CompressionPolicy::Fixed(codec, level) => CompressionChoice { codec: *codec, level: *level },
-            CompressionPolicy::BySize(table) => CompressionChoice {
-                codec: match raw.len() {
-                    length if length < table.small => Compression::None,
-                    length if length < table.large => table.medium_codec,
-                    _ => table.large_codec,
+            CompressionPolicy::Fixed(codec, level) => CompressionChoice::fixed(*codec, *level),
+            CompressionPolicy::BySize(table) => match raw.len() {
+                length if length < table.small => CompressionChoice::none(CompressionReason::TooSmall),
+                length => CompressionChoice {
+                    reason: CompressionReason::Size,
+                    ..CompressionChoice::fixed(
+                        if length < table.large { table.medium_codec } else { table.large_codec },
+                        None,
+                    )
                 },
-                level: None,
             },
-            CompressionPolicy::Auto(auto) => self.choose_by_probe(auto, raw, cpu_bound),
+            CompressionPolicy::Auto(auto) => self.choose_by_probe(auto, raw, busy_percent),
         }
     }
 
-    fn choose_by_probe(&mut self, auto: &AutoCompression, raw: &[u8], cpu_bound: bool) -> CompressionChoice {
+    fn choose_by_probe(
+        &mut self,
+        auto: &AutoCompression,
+        raw: &[u8],
+        busy_percent: impl FnOnce() -> u32,
+    ) -> CompressionChoice {
         if raw.len() < auto.min_batch || auto.codec == Compression::None {
-            return CompressionChoice::NONE;
+            return CompressionChoice::none(CompressionReason::TooSmall);
         }
-        if self.until_probe == 0 || self.compressible.is_none() {
-            let pays = ratio_of_sample(auto, raw) >= auto.min_ratio;
-            self.interval = match (pays, self.compressible) {
-                (false, Some(false)) => self.interval.saturating_mul(2).min(auto.probe_at_most_every),
-                _ => auto.probe_every,
-            };
-            self.compressible = Some(pays);
-            self.until_probe = self.interval;
+        if self.until_probe == 0 {
+            self.judge(auto, pays(auto, raw));
         }
-        self.until_probe = self.until_probe.saturating_sub(1);
-        match (self.compressible, cpu_bound) {
-            (Some(true), false) => CompressionChoice { codec: auto.codec, level: auto.level },
-            (Some(true), true) => CompressionChoice { codec: auto.fast_codec, level: None },
-            _ => CompressionChoice::NONE,
+        self.until_probe -= 1;
+        if self.compressible != Some(true) {
+            return CompressionChoice::none(CompressionReason::Incompressible);
         }
+        self.cpu_bound = busy_percent() >= if self.cpu_bound { auto.calm_percent } else { auto.busy_percent };
+        let (codec, level, reason) = if self.cpu_bound {
+            (auto.fast_codec, auto.fast_level, CompressionReason::CpuBound)
+        } else {
+            (auto.codec, auto.level, CompressionReason::Compressible)
+        };
+        CompressionChoice { codec, level, reason, keep_percent: auto.keep_percent }
+    }
+
+    /// Takes in what became of a batch: where it was compressed in vain, those after it are not, until the next probe.
+    pub fn sealed(&mut self, policy: &CompressionPolicy, reason: CompressionReason) {
+        if let CompressionPolicy::Auto(auto) = policy
+            && reason == CompressionReason::NotSmaller
+        {
+            self.judge(auto, false);
+        }
+    }
+
+    fn judge(&mut self, auto: &AutoCompression, pays: bool) {
+        self.interval = match (pays, self.compressible) {
+            (false, Some(false)) => self.interval.saturating_mul(2).min(auto.probe_at_most_every),
+            _ => auto.probe_every,
+        }
+        .max(1);
+        self.compressible = Some(pays);
+        self.until_probe = self.interval;
     }
 }
 
 /// Compresses one contiguous piece from the middle of `raw`: scattered pieces would mislead.
-fn ratio_of_sample(auto: &AutoCompression, raw: &[u8]) -> f64 {
+fn pays(auto: &AutoCompression, raw: &[u8]) -> bool {
     let length = auto.sample.clamp(1, raw.len());
     let from = (raw.len() - length) / 2;
     let sample = &raw[from..from + length];
-    let mut output = Vec::with_capacity(length + length / 8 + 64);
-    match auto.fast_codec.compress(None, sample, &mut output) {
-        Ok(()) if !output.is_empty() => sample.len() as f64 / output.len() as f64,
-        _ => 0.0,
+    match auto.fast_codec.compressed_len(auto.fast_level, sample) {
+        Ok(compressed) => length * 100 >= compressed * auto.min_ratio_percent,
+        Err(_) => false,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn json(bytes: usize) -> Vec<u8> {
-        let mut rng = fastrand::Rng::with_seed(5);
-        let mut data = Vec::new();
-        while data.len() < bytes {
-            let (id, price) = (rng.u32(..), rng.u16(..));
-            data.extend_from_slice(
-                format!("{{\"event_id\":{id},\"event_type\":\"order_placed\",\"price\":{price}}}").as_bytes(),
-            );
-        }
-        data.truncate(bytes);
-        data
-    }
-
-    fn noise(bytes: usize) -> Vec<u8> {
-        let mut rng = fastrand::Rng::with_seed(5);
-        std::iter::repeat_with(|| rng.u8(..)).take(bytes).collect()
-    }
-
-    #[test]
-    fn auto_compresses_what_compresses_and_leaves_the_rest() {
-        let auto = CompressionPolicy::Auto(AutoCompression::default());
-        let choose = |data: &[u8], cpu_bound| CompressionChooser::new().choose(&auto, data, cpu_bound);
-        assert_eq!(choose(&json(511), false), CompressionChoice::NONE);
-        assert_eq!(choose(&json(16_384), false), CompressionChoice { codec: Compression::Zstd, level: Some(1) });
-        assert_eq!(choose(&json(16_384), true).codec, Compression::Lz4);
-        assert_eq!(choose(&noise(16_384), false), CompressionChoice::NONE);
-    }
-
-    #[test]
-    fn auto_probes_noise_ever_less_and_notices_a_change() {
-        let auto = CompressionPolicy::Auto(AutoCompression::default());
-        let mut chooser = CompressionChooser::new();
-        let noise = noise(8_192);
-        let mut probes = Vec::new();
-        for batch in 0..4_000 {
-            let before = chooser.until_probe;
-            chooser.choose(&auto, &noise, false);
-            if chooser.until_probe >= before {
-                probes.push(batch);
-            }
-        }
-        let gaps: Vec<_> = probes.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert_eq!(gaps, [64, 128, 256, 512, 1_024, 1_024]);
-
-        let json = json(8_192);
-        let until = (0..2_000).find(|_| chooser.choose(&auto, &json, false).codec != Compression::None);
-        assert!(until.is_some_and(|batches| batches <= 1_024), "{until:?}");
-    }
-
-    #[test]
-    fn size_table_goes_by_size_alone() {
-        let table = CompressionPolicy::BySize(SizeTable::default());
-        for (bytes, codec) in [
-            (999, Compression::None),
-            (1_000, Compression::Snappy),
-            (99_999, Compression::Snappy),
-            (100_000, Compression::Zstd),
-        ] {
-            let choice = CompressionChooser::new().choose(&table, &vec![0; bytes], false);
-            assert_eq!(choice, CompressionChoice { codec, level: None }, "{bytes} bytes");
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use milena_protocol::compress::CompressError;
+use milena_protocol::compress::{CompressError, Compression};
 use milena_protocol::record::{AppendError, BATCH_HEADER_LEN, BatchEncoder, RecordBatches, RecordHeader, SealedBatch};
 
 use crate::producer::budget::Reservation;
@@ -145,18 +145,13 @@ impl OpenBatch {
     /// The codec is not in this build, or has no such level. The buffer is lost then, its charge is not.
     pub fn seal(self, choice: CompressionChoice, pool: &Arc<BufferPool>) -> Result<ProducerBatch, CompressError> {
         let Self { encoder, charge, .. } = self;
-        let output_charge = match choice {
-            CompressionChoice::NONE => pool.budget().book(0),
-            _ => pool.budget().book(BufferPool::capacity_for(encoder.len())),
-        };
+        let compresses = choice.codec != Compression::None;
+        let output_charge = pool.budget().book(if compresses { BufferPool::capacity_for(encoder.len()) } else { 0 });
         let output = if output_charge.bytes() > 0 { pool.take(&output_charge) } else { Vec::new() };
-        let raw_capacity = encoder.capacity();
-        let (sealed, free) = encoder.seal_into(choice.codec, choice.level, output)?;
-        let (mut kept, freed) = if choice != CompressionChoice::NONE && free.capacity() == raw_capacity {
-            (output_charge, charge)
-        } else {
-            (charge, output_charge)
-        };
+        let at_most = choice.at_most(encoder.len() - BATCH_HEADER_LEN);
+        let (sealed, free) = encoder.seal_within(choice.codec, choice.level, output, at_most)?;
+        let (mut kept, freed) =
+            if sealed.compression() != Compression::None { (output_charge, charge) } else { (charge, output_charge) };
         if free.capacity() > 0 {
             pool.put(free, freed);
         }
@@ -201,7 +196,7 @@ impl QueuedBatch for ProducerBatch {
             .map_err(|error| error.to_string())?;
         // What it was before it was compressed bounds what it inflates to.
         let records = batch.records(sealed.raw_len()).map_err(|error| error.to_string())?;
-        let choice = CompressionChoice { codec: sealed.compression(), level: sealed.level() };
+        let (codec, level) = (sealed.compression(), sealed.level());
         let mut records = records.iter();
         let mut at = 0;
         let mut parts = Vec::with_capacity(ranges.len());
@@ -223,10 +218,9 @@ impl QueuedBatch for ProducerBatch {
                     break;
                 }
             }
-            let (sealed, free) =
-                encoder.seal_into(choice.codec, choice.level, Vec::new()).map_err(|error| error.to_string())?;
+            let (sealed, free) = encoder.seal_into(codec, level, Vec::new()).map_err(|error| error.to_string())?;
             let mut charge = charge;
-            if sealed.compression() != choice.codec || choice.codec == milena_protocol::compress::Compression::None {
+            if sealed.compression() == Compression::None {
                 parts.push(Self::new(sealed, charge, Arc::clone(&self.pool)));
             } else {
                 let compressed = self.pool.budget().book(sealed.wire_len() - BATCH_HEADER_LEN);

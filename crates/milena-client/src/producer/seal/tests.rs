@@ -21,7 +21,7 @@ async fn errand() -> (Producer, Errand, Delivery) {
     let mut open = OpenBatch::new(&shared.buffers, charge, completion, shared.client.clock.now(), 0);
     let index = open.append(usize::MAX, 0, None, Some(&[b'x'; 1_000]), &[]).unwrap().expect("room");
     let delivery = Delivery::new(Arc::clone(open.completion()), index, 0);
-    let choice = CompressionChoice { codec: Compression::Lz4, level: None };
+    let choice = CompressionChoice::fixed(Compression::Lz4, None);
     let errand = Errand::new(shared, &partition, open, choice);
     partition.lock().closing.push_back(errand.placeholder());
     (producer, errand, delivery)

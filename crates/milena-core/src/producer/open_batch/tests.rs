@@ -44,7 +44,7 @@ fn buffer_goes_back_when_the_batch_is_done_and_nothing_stays_charged() {
     for codec in [Compression::None, Compression::Lz4, Compression::Zstd] {
         let pool = pool();
         let batch = filled(&pool, 100);
-        let sealed = batch.seal(CompressionChoice { codec, level: None }, &pool).unwrap();
+        let sealed = batch.seal(CompressionChoice::fixed(codec, None), &pool).unwrap();
         assert!(pool.budget().used() >= sealed.sealed().wire_len() - BATCH_HEADER_LEN);
         let frame = sealed.sealed().records();
         drop(frame);
@@ -57,7 +57,7 @@ fn buffer_goes_back_when_the_batch_is_done_and_nothing_stays_charged() {
 #[test]
 fn batch_that_a_frame_still_shares_gives_its_charge_back_and_not_its_bytes() {
     let pool = pool();
-    let sealed = filled(&pool, 10).seal(CompressionChoice::NONE, &pool).unwrap();
+    let sealed = filled(&pool, 10).seal(CompressionChoice::fixed(Compression::None, None), &pool).unwrap();
     let frame = sealed.sealed().records();
     let before = frame.to_vec();
     drop(sealed);
@@ -70,7 +70,7 @@ fn batch_that_a_frame_still_shares_gives_its_charge_back_and_not_its_bytes() {
 fn cut_keeps_records_headers_and_codec_and_leaves_out_the_rest() {
     for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
         let pool = pool();
-        let batch = filled(&pool, 60).seal(CompressionChoice { codec, level: None }, &pool).unwrap();
+        let batch = filled(&pool, 60).seal(CompressionChoice::fixed(codec, None), &pool).unwrap();
         let parts = batch.cut(&[0..20, 21..60]).unwrap();
         let all: Vec<_> = (0..60).map(|record| format!("value {record} of a batch")).collect();
         assert_eq!(values(&batch), all);
@@ -87,7 +87,7 @@ fn cut_keeps_records_headers_and_codec_and_leaves_out_the_rest() {
 #[test]
 fn stamp_numbers_the_batch_anew_each_time() {
     let pool = pool();
-    let mut batch = filled(&pool, 3).seal(CompressionChoice::NONE, &pool).unwrap();
+    let mut batch = filled(&pool, 3).seal(CompressionChoice::fixed(Compression::None, None), &pool).unwrap();
     for (epoch, sequence) in [(0, 7), (1, 0)] {
         batch.stamp(Some((ProducerIdentity { id: 42, epoch }, sequence)));
         let parsed = RecordBatches::new(batch.sealed().to_bytes()).next().unwrap().unwrap();
@@ -128,4 +128,62 @@ fn batches_that_grow_leave_no_more_buffers_behind_than_they_needed_at_a_time() {
         drop(batch.seal(CompressionChoice::NONE, &pool));
     }
     assert_eq!((pool.budget().used(), pool.idle()), (0, 8_192 + 16_384 + 32_768 + 65_536));
+}
+
+#[test]
+fn hardly_smaller_batch_is_sent_as_it_was_where_the_choice_says_so() {
+    let pool = pool();
+    let mut rng = fastrand::Rng::with_seed(9);
+    // Nine tenths noise: zstd takes off a little.
+    let value: Vec<_> = (0..4_000).map(|at| if at % 40 < 37 { rng.u8(..) } else { b'x' }).collect();
+    let seal = |keep_percent| {
+        let mut batch = open(&pool, 8_192);
+        batch.append(1_000, None, Some(&value), &[]).unwrap();
+        let choice = CompressionChoice { keep_percent, ..CompressionChoice::fixed(Compression::Zstd, Some(1)) };
+        batch.seal(choice, &pool).unwrap()
+    };
+    let compressed = seal(100);
+    let raw = compressed.sealed().raw_len() - BATCH_HEADER_LEN;
+    let percent = (compressed.sealed().wire_len() - BATCH_HEADER_LEN) * 100 / raw;
+    assert!((90..100).contains(&percent), "{percent} %");
+    assert_eq!(compressed.sealed().compression(), Compression::Zstd);
+    assert_eq!(seal(percent + 1).sealed().compression(), Compression::Zstd);
+    let sent_raw = seal(percent);
+    assert_eq!(
+        (sent_raw.sealed().compression(), sent_raw.sealed().wire_len()),
+        (Compression::None, compressed.sealed().raw_len())
+    );
+    drop((compressed, sent_raw));
+    assert_eq!(pool.budget().used(), 0);
+}
+
+#[test]
+fn sealing_allocates_nothing_per_byte_once_the_codec_is_warm() {
+    let pool = pool();
+    // Full to the last byte but a few, where a codec's bound is above the buffer.
+    let full = || {
+        let mut batch = open(&pool, 128 * 1024);
+        let mut number = 0;
+        loop {
+            let value = format!("{{\"event\":{number},\"name\":\"order placed\",\"amount\":{}}}", number * 7_919);
+            if batch.room_for(batch.encoded_len(1_000, None, Some(value.as_bytes()), &[]), 128 * 1024) != Room::Fits {
+                return batch;
+            }
+            batch.append(1_000, None, Some(value.as_bytes()), &[]).unwrap();
+            number += 1;
+        }
+    };
+    for codec in Compression::ALL {
+        let choice = CompressionChoice::fixed(codec, (codec == Compression::Zstd).then_some(1));
+        for _ in 0..2 {
+            drop(full().seal(choice, &pool).unwrap());
+        }
+        let batch = full();
+        let mut sealed = None;
+        let allocated = allocation_counter::measure(|| sealed = Some(batch.seal(choice, &pool).unwrap()));
+        assert_eq!(sealed.unwrap().sealed().compression(), codec);
+        // What the batch shares with the frames that are made of it.
+        assert!(allocated.count_total <= 2 && allocated.bytes_total <= 256, "{codec}: {allocated:?}");
+        assert_eq!(pool.budget().used(), 0, "{codec}");
+    }
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 pub use hash::{crc32, fnv1a, murmur2};
-pub use sticky::{PartitionLoad, StickyPartitioner};
+pub use sticky::{LoadTable, PartitionLoad, StickyPartition};
 
 /// A partitioner of the caller's: topic, key, value and the number of partitions, to a partition below that number.
 pub type PartitionFn = dyn Fn(&str, Option<&[u8]>, Option<&[u8]>, i32) -> i32 + Send + Sync;
@@ -31,11 +31,16 @@ pub enum Partitioner {
     Consistent,
     /// librdkafka's default, `consistent_random`: CRC-32 of the key; without a key, or with an empty one, at random.
     ConsistentRandom,
-    /// librdkafka's `fnv1a`, which is Sarama's: no key counts as an empty one.
+    /// librdkafka's `fnv1a`: FNV-1a of the key; no key counts as an empty one.
     Fnv1a,
-    /// librdkafka's `fnv1a_random`: FNV-1a of the key; without a key at random.
+    /// librdkafka's `fnv1a_random`, which is Sarama's `NewHashPartitioner`: FNV-1a of the key; without a key at random.
     Fnv1aRandom,
-    /// One after the other, whatever the key.
+    /// Sarama's `NewReferenceHashPartitioner`: FNV-1a of the key, its sign dropped as Java does; without a key at random.
+    SaramaReferenceHash,
+    /// Sarama's `NewConsistentCRCHashPartitioner`: CRC-32 of the key; without a key at random. Unlike
+    /// [`Self::ConsistentRandom`] it hashes an empty key too.
+    SaramaConsistentCrc,
+    /// One after the other, whatever the key; those that nobody leads are passed over.
     RoundRobin,
     /// At random, whatever the key.
     Random,
@@ -50,7 +55,7 @@ pub enum Partitioner {
 pub enum Choice {
     /// This partition.
     Partition(i32),
-    /// The topic's sticky partition ([`StickyPartitioner`]).
+    /// The topic's sticky partition ([`StickyPartition`]).
     Sticky,
     /// The next in turn.
     Next,
@@ -77,6 +82,12 @@ impl Partitioner {
             }
             Self::Fnv1a => Choice::Partition(absolute(fnv1a(key.unwrap_or_default()), partitions)),
             Self::Fnv1aRandom => key.map_or(Choice::Random, |key| Choice::Partition(absolute(fnv1a(key), partitions))),
+            Self::SaramaReferenceHash => {
+                key.map_or(Choice::Random, |key| Choice::Partition(positive(fnv1a(key).cast_signed(), partitions)))
+            }
+            Self::SaramaConsistentCrc => {
+                key.map_or(Choice::Random, |key| Choice::Partition(unsigned(crc32(key), partitions)))
+            }
             Self::RoundRobin => Choice::Next,
             Self::Random => Choice::Random,
             Self::Manual => Choice::Refused,
@@ -93,6 +104,8 @@ impl Partitioner {
             Self::ConsistentRandom => "consistent_random",
             Self::Fnv1a => "fnv1a",
             Self::Fnv1aRandom => "fnv1a_random",
+            Self::SaramaReferenceHash => "sarama_reference_hash",
+            Self::SaramaConsistentCrc => "sarama_consistent_crc",
             Self::RoundRobin => "round_robin",
             Self::Random => "random",
             Self::Manual => "manual",
@@ -126,7 +139,7 @@ impl fmt::Debug for Partitioner {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no partitioner is called {0:?}: choose default, murmur2, murmur2_random, consistent, consistent_random, fnv1a, \
-     fnv1a_random, round_robin, random or manual"
+     fnv1a_random, sarama_hash, sarama_reference_hash, sarama_consistent_crc, round_robin, random or manual"
 )]
 pub struct UnknownPartitioner(String);
 
@@ -141,7 +154,9 @@ impl FromStr for Partitioner {
             "consistent" => Self::Consistent,
             "consistent_random" => Self::ConsistentRandom,
             "fnv1a" => Self::Fnv1a,
-            "fnv1a_random" => Self::Fnv1aRandom,
+            "fnv1a_random" | "sarama_hash" => Self::Fnv1aRandom,
+            "sarama_reference_hash" => Self::SaramaReferenceHash,
+            "sarama_consistent_crc" => Self::SaramaConsistentCrc,
             "round_robin" => Self::RoundRobin,
             "random" => Self::Random,
             "manual" => Self::Manual,
@@ -152,3 +167,5 @@ impl FromStr for Partitioner {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

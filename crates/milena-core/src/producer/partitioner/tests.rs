@@ -47,59 +47,70 @@ fn fnv1a_agrees_with_its_authors() {
     );
 }
 
-/// The keys and hashes of librdkafka's test 0048, which took them from a CRC tool, from Java and from Go.
-#[test]
-fn partitions_agree_with_librdkafka() {
-    let keys: [Option<&[u8]>; 5] = [
-        None,
-        Some(b""),
-        Some(b"23456"),
-        Some(b"this is another string with more length to it perhaps"),
-        Some(b"hejsan"),
-    ];
-    for partitions in [7, 17] {
-        let check = |partitioner: Partitioner, hashes: [Option<i64>; 5]| {
-            for (key, hash) in keys.iter().zip(hashes) {
-                let expected =
-                    hash.map_or(Choice::Random, |hash| Choice::Partition((hash % i64::from(partitions)) as i32));
-                assert_eq!(partitioner.choose("t", *key, None, partitions), expected, "{partitioner:?} of {key:?}");
-            }
-        };
-        let crc = [0xb1b4_51d7, 0xb015_0df7, 0xd077_037e].map(Some);
-        check(Partitioner::Consistent, [Some(0), Some(0), crc[0], crc[1], crc[2]]);
-        check(Partitioner::ConsistentRandom, [None, None, crc[0], crc[1], crc[2]]);
-        let murmur = [0x106e_08d9, 0x058d_780f, 0x4f77_03da, 0x5ec1_9395].map(Some);
-        check(Partitioner::Murmur2, [murmur[0], murmur[0], murmur[1], murmur[2], murmur[3]]);
-        check(Partitioner::Murmur2Random, [None, murmur[0], murmur[1], murmur[2], murmur[3]]);
-        let fnv = [0x7ee3_623b, 0x27e6_f469, 0x155e_3e5f, 0x17b1_e27a].map(Some);
-        check(Partitioner::Fnv1a, [fnv[0], fnv[0], fnv[1], fnv[2], fnv[3]]);
-        check(Partitioner::Fnv1aRandom, [None, fnv[0], fnv[1], fnv[2], fnv[3]]);
-    }
+fn equal(_: i32) -> PartitionLoad {
+    PartitionLoad { has_leader: true, ..PartitionLoad::default() }
 }
 
 #[test]
-fn keyless_records_stick_until_a_batch_is_full_and_avoid_long_queues() {
-    let mut rng = fastrand::Rng::with_seed(3);
-    let mut sticky = StickyPartitioner::new(1_000);
-    let load = |partition| PartitionLoad { queued: if partition == 0 { 200 } else { 0 }, available: partition != 1 };
-    let drawn: Vec<_> = (0..5_000).map(|_| sticky.next(100, 4, load, &mut rng)).collect();
-    assert!(drawn.chunks(10).all(|run| run.iter().all(|partition| *partition == run[0])), "ten records of 100 B a run");
-    let share = |partition| drawn.iter().filter(|drawn| **drawn == partition).count();
-    assert_eq!(share(1), 0, "unavailable");
-    assert!(share(0) < 250, "long queue: {}", share(0));
-    assert!(share(2) > 1_500 && share(3) > 1_500, "{} and {}", share(2), share(3));
+fn partition_is_kept_for_a_batch_and_given_up_at_the_end_of_one() {
+    let sticky = StickyPartition::new(1_000);
+    assert_eq!(sticky.current(4), None);
+    sticky.switch_to(3);
+    let switches = |is_full: fn(u32) -> bool| {
+        sticky.switch_to(3);
+        (1..).find(|record| sticky.appended(3, 100, is_full(*record))).unwrap()
+    };
+    assert_eq!(switches(|record| record == 10), 10, "the batch is full at batch.size");
+    assert_eq!(switches(|record| record == 5 || record == 15), 15, "five records were already in the batch");
+    assert_eq!(switches(|_| false), 20, "twice batch.size at the most");
+    assert!(sticky.is_due(3, false) && !sticky.is_due(2, false), "for whoever comes first");
+    sticky.switch_to(2);
+    assert!(!sticky.is_due(3, true) && !sticky.is_due(2, true), "and no longer");
+    assert!(!sticky.appended(3, 5_000, true), "what goes elsewhere doesn't count");
+    assert_eq!((sticky.current(4), sticky.current(2)), (Some(2), None), "never beyond the topic");
 }
 
 #[test]
-fn sticky_partition_never_lies_beyond_the_topic() {
+fn share_of_a_partition_falls_with_its_queue() {
     let mut rng = fastrand::Rng::with_seed(3);
-    let mut sticky = StickyPartitioner::new(usize::MAX);
-    let none = |_| PartitionLoad::default();
-    for partitions in [8, 3, 1] {
-        for _ in 0..20 {
-            assert!((0..partitions).contains(&sticky.next(1, partitions, none, &mut rng)));
-        }
+    let mut table = LoadTable::new(true);
+    // The example of KIP-794: queues of 0, 3 and 1 batches are drawn as 4 to 1 to 3.
+    let load = |partition: i32| PartitionLoad { queued: [0, 3, 1][partition as usize], ..equal(partition) };
+    let mut shares = [0; 3];
+    for _ in 0..80_000 {
+        shares[table.draw(3, rng.u32(..), load) as usize] += 1;
     }
+    for (share, expected) in shares.into_iter().zip([40_000_i32, 10_000, 30_000]) {
+        assert!((expected - share).abs() < 600, "{shares:?}");
+    }
+    let mut table = LoadTable::new(false);
+    let mut shares = [0; 3];
+    for _ in 0..30_000 {
+        shares[table.draw(3, rng.u32(..), load) as usize] += 1;
+    }
+    assert!(shares.iter().all(|share| (9_400..10_600).contains(share)), "not adaptive: {shares:?}");
+}
+
+#[test]
+fn large_topic_is_not_looked_through_at_each_draw_and_its_leaders_are_up_to_date() {
+    let looks = std::cell::Cell::new(0_usize);
+    let lost = std::cell::Cell::new(false);
+    let load = |partition: i32| {
+        looks.set(looks.get() + 1);
+        PartitionLoad { has_leader: !lost.get() || partition >= 5_000, ..equal(partition) }
+    };
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut table = LoadTable::new(true);
+    for _ in 0..3_200 {
+        table.draw(10_000, rng.u32(..), load);
+    }
+    assert!(looks.get() < 3_200 * 80, "{} looks in 3,200 draws", looks.get());
+    table.draw(10_000, rng.u32(..), load);
+    lost.set(true);
+    for _ in 0..1_000 {
+        assert!(table.draw(10_000, rng.u32(..), load) >= 5_000, "half of the leaders were lost since");
+    }
+    assert!((0..3).contains(&table.draw(3, rng.u32(..), load)), "the topic has fewer partitions now");
 }
 
 #[test]
@@ -112,6 +123,8 @@ fn names_are_those_of_the_configuration() {
         "consistent_random",
         "fnv1a",
         "fnv1a_random",
+        "sarama_reference_hash",
+        "sarama_consistent_crc",
         "round_robin",
         "random",
         "manual",
@@ -119,5 +132,6 @@ fn names_are_those_of_the_configuration() {
         let partitioner: Partitioner = name.parse().unwrap();
         assert_eq!(format!("{partitioner:?}"), name);
     }
+    assert!(matches!("sarama_hash".parse(), Ok(Partitioner::Fnv1aRandom)));
     assert!("murmur3".parse::<Partitioner>().is_err());
 }
