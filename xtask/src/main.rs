@@ -3,6 +3,7 @@
 
 mod bench;
 mod codegen;
+mod compression;
 mod defects;
 mod embedded;
 mod faults;
@@ -63,6 +64,8 @@ enum Command {
     Scale(scale::Arguments),
     /// Measure producing and consuming on one real node
     Bench(bench::Arguments),
+    /// Measure what each codec and each automatic choice costs and brings
+    Compression(compression::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Compression(arguments) => compression::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -41,15 +41,31 @@ impl Cluster {
 
     /// A new topic that no other check uses, and that serves.
     pub(crate) async fn topic(&self, client: &Client, name: &str, partitions: i32) -> String {
+        self.topic_with(client, name, partitions, &[]).await
+    }
+
+    /// As [`Self::topic`], with settings.
+    pub(crate) async fn topic_with(
+        &self,
+        client: &Client,
+        name: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_nanos();
         let topic = format!("{name}-{now}");
+        // The rig's records are old: Kafka's retention would delete them under the tests' eyes.
+        let configs = [("retention.ms", "-1")].iter().chain(configs);
+        let configs = configs.map(|(name, value)| CreatableTopicConfig {
+            name: (*name).to_owned().into(),
+            value: Some((*value).to_owned().into()),
+        });
         let request = CreateTopicsRequest {
             topics: vec![CreatableTopic {
                 name: topic.clone().into(),
                 num_partitions: partitions,
                 replication_factor: self.replicas,
-                // The rig's records are old: Kafka's retention would delete them under the tests' eyes.
-                configs: vec![CreatableTopicConfig { name: "retention.ms".into(), value: Some("-1".into()) }],
+                configs: configs.collect(),
                 ..CreatableTopic::default()
             }],
             timeout_ms: 30_000,

@@ -5,11 +5,11 @@ use std::time::Duration;
 use milena_client::producer::{Compression, Producer, Record};
 
 use crate::cluster::{Cluster, on_every_cluster};
-use crate::producer_log::numbers;
+use crate::producer_log::{batches, numbers};
 
 const PARTITIONS: i32 = 3;
 
-on_every_cluster!(every_codec_arrives);
+on_every_cluster!(every_codec_arrives, batch_that_the_broker_calls_too_large_is_split_and_sent_on);
 
 async fn every_codec_arrives(cluster: Cluster) {
     let client = cluster.client().await;
@@ -22,6 +22,9 @@ async fn every_codec_arrives(cluster: Cluster) {
         Compression::Lz4,
         Compression::Zstd(None),
         Compression::Auto,
+        Compression::Throughput,
+        Compression::Ratio,
+        Compression::SizeTable,
     ] {
         let producer = Producer::builder(&client).compression(compression).batch_size(16 * 1024).build().unwrap();
         let mut deliveries = Vec::new();
@@ -44,4 +47,23 @@ async fn every_codec_arrives(cluster: Cluster) {
     for partition in 0..PARTITIONS {
         assert_eq!(numbers(&client, &topic, partition).await, sent[partition as usize], "partition {partition}");
     }
+}
+
+async fn batch_that_the_broker_calls_too_large_is_split_and_sent_on(cluster: Cluster) {
+    let client = cluster.client().await;
+    let topic = cluster.topic_with(&client, "too-large", 1, &[("max.message.bytes", "20000")]).await;
+    let producer = Producer::builder(&client).batch_size(256 * 1024).build().unwrap();
+    let mut deliveries = Vec::new();
+    for number in 0..6_000_u32 {
+        let value = format!("{number:x>80}");
+        deliveries.push(producer.send(Record::to(&topic).value(&value)).await.unwrap());
+    }
+    for (number, delivery) in deliveries.into_iter().enumerate() {
+        assert_eq!(delivery.await.unwrap().offset(), Some(number as i64));
+    }
+    let metrics = producer.metrics();
+    assert!(metrics.retries > 0, "none was too large: {metrics:?}");
+    assert_eq!(metrics.epoch_bumps, 0, "a definite refusal leaves no gap");
+    assert_eq!(numbers(&client, &topic, 0).await, (0..6_000).collect::<Vec<_>>());
+    assert!(batches(&client, &topic, 0).await.len() >= 6_000 * 85 / 20_000);
 }

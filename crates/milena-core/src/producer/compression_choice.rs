@@ -6,6 +6,7 @@
 //! at an eighth to a half more CPU; on random data every codec only wastes.
 
 use milena_protocol::compress::Compression;
+use milena_protocol::record::BATCH_HEADER_LEN;
 
 /// How batches are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,7 +236,7 @@ impl CompressionChooser {
     ) -> CompressionChoice {
         match policy {
             CompressionPolicy::Fixed(codec, level) => CompressionChoice::fixed(*codec, *level),
-            CompressionPolicy::BySize(table) => match raw.len() {
+            CompressionPolicy::BySize(table) => match BATCH_HEADER_LEN + raw.len() {
                 length if length < table.small => CompressionChoice::none(CompressionReason::TooSmall),
                 length => CompressionChoice {
                     reason: CompressionReason::Size,
@@ -255,7 +256,7 @@ impl CompressionChooser {
         raw: &[u8],
         busy_percent: impl FnOnce() -> u32,
     ) -> CompressionChoice {
-        if raw.len() < auto.min_batch || auto.codec == Compression::None {
+        if BATCH_HEADER_LEN + raw.len() < auto.min_batch || auto.codec == Compression::None {
             return CompressionChoice::none(CompressionReason::TooSmall);
         }
         if self.until_probe == 0 {

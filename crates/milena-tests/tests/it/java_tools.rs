@@ -5,6 +5,7 @@ mod one_node {
     use std::collections::BTreeSet;
 
     use milena_client::consumer::Assignor;
+    use milena_client::producer::Compression;
     use milena_client::producer::Producer;
     use milena_client::producer::Record;
     use milena_client::producer::RecordHeader;
@@ -25,17 +26,30 @@ mod one_node {
     #[ignore = "needs a real Kafka and its Java tools: cargo xtask test"]
     async fn java_reads_what_we_wrote() {
         let (cluster, tools) = (Cluster::one_node().unwrap(), Tools::from_env().unwrap());
-        for (name, compression) in CODECS {
+        let presets = [
+            ("auto", Compression::Auto),
+            ("throughput", Compression::Throughput),
+            ("ratio", Compression::Ratio),
+            ("size-table", Compression::SizeTable),
+        ];
+        for (name, compression) in CODECS.into_iter().chain(presets) {
             let (client, topic) = client_and_topic(&cluster, name, N_PARTITIONS).await;
             let producer = Producer::builder(&client).compression(compression).build().unwrap();
             let headers = [RecordHeader { key: "codec", value: Some(name.as_bytes()) }];
             let mut written = BTreeMap::new();
+            let mut sent = Vec::new();
             for i in 0..300 {
                 let (key, value) = (format!("key-{}", i % 20), format!("{i} ").repeat(i % 50 + 1));
                 let record = Record::to(&topic).key(&key).value(&value).headers(&headers).timestamp(1000 + i as i64);
-                let metadata = producer.send(record).await.unwrap().await.unwrap();
-                written.insert((metadata.partition(), metadata.offset().unwrap()), (1000 + i as i64, key, value));
+                let delivery = producer.send(record).await.unwrap();
+                sent.push((delivery, (1000 + i as i64, key, value)));
             }
+            for (delivery, record) in sent {
+                let metadata = delivery.await.unwrap();
+                written.insert((metadata.partition(), metadata.offset().unwrap()), record);
+            }
+            let metrics = producer.metrics();
+            assert!(name == "none" || metrics.bytes_compressed * 2 < metrics.bytes_raw, "{name}: {metrics:?}");
             let read = tools.consume(cluster.bootstrap(), &topic, written.len()).await.unwrap();
             for record in &read {
                 assert_eq!(record.headers, format!("codec:{name}"));

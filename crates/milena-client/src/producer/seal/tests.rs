@@ -91,3 +91,35 @@ async fn compression_that_ends_after_the_close_is_answered_for() {
     assert_eq!(error.outcome(), Outcome::Failed, "{error}");
     assert_eq!(producer.metrics().buffer_used, 0);
 }
+
+/// What stands first among the closed batches once one of about so many bytes was closed.
+async fn closed(bytes: usize, compression: crate::producer::Compression) -> &'static str {
+    let broker = Broker::builder().topic("t", 1).build();
+    let client = client_of(broker).build().await.unwrap();
+    let producer = Producer::builder(&client).compression(compression).batch_size(1 << 20).build().unwrap();
+    producer.send(Record::to("t").value("first")).await.unwrap().await.unwrap();
+    // The first of these is sent alone, at once. From here on nothing runs beside this until it waits.
+    let value = [b'x'; 1_000];
+    let deliveries: Vec<_> =
+        (0..=bytes / 1_000).map(|_| producer.try_send(Record::to("t").value(&value)).unwrap()).collect();
+    drop(producer.handle.shared.start_flush());
+    let shared = &producer.handle.shared;
+    let partition = Arc::clone(&shared.topic("t").unwrap().partitions().present()[0]);
+    let place = match partition.lock().closing.front() {
+        Some(Closing::Away { .. }) => "away",
+        Some(_) => "closed",
+        None => "sealed",
+    };
+    for delivery in deliveries {
+        soon(delivery).await.unwrap();
+    }
+    place
+}
+
+#[tokio::test]
+async fn only_a_large_batch_is_compressed_elsewhere_and_one_that_stays_as_it_is_never() {
+    use crate::producer::Compression::{Lz4, None};
+    assert_eq!(closed(200_000, Lz4).await, "away");
+    assert_eq!(closed(60_000, Lz4).await, "sealed");
+    assert_eq!(closed(200_000, None).await, "sealed");
+}

@@ -29,8 +29,8 @@ fn auto_compresses_what_compresses_and_leaves_the_rest() {
     let auto = CompressionPolicy::Auto(AutoCompression::default());
     let choose = |data: &[u8], busy: u32| codec(CompressionChooser::new().choose(&auto, data, || busy));
     use CompressionReason::*;
-    assert_eq!(choose(&json(511), 0), (Compression::None, None, TooSmall));
-    assert_eq!(choose(&json(512), 0), (Compression::Zstd, Some(1), Compressible));
+    assert_eq!(choose(&json(511 - BATCH_HEADER_LEN), 0), (Compression::None, None, TooSmall));
+    assert_eq!(choose(&json(512 - BATCH_HEADER_LEN), 0), (Compression::Zstd, Some(1), Compressible));
     assert_eq!(choose(&json(16_384), 69), (Compression::Zstd, Some(1), Compressible));
     assert_eq!(choose(&json(16_384), 70), (Compression::Lz4, None, CpuBound));
     assert_eq!(choose(&noise(16_384), 100), (Compression::None, None, Incompressible));
@@ -123,7 +123,7 @@ fn size_table_goes_by_size_alone() {
         (99_999, Compression::Snappy),
         (100_000, Compression::Zstd),
     ] {
-        let choice = CompressionChooser::new().choose(&table, &vec![0; bytes], CALM);
+        let choice = CompressionChooser::new().choose(&table, &vec![0; bytes - BATCH_HEADER_LEN], CALM);
         assert_eq!((choice.codec, choice.level), (codec, None), "{bytes} bytes");
     }
 }
