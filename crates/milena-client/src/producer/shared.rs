@@ -1,6 +1,7 @@
 //! What the handles of a producer, its driver and its waves share.
 //!
-//! Lock order: the list of topics, then a partition, then a node, the identity, the timers or the buffer pool, each alone. No lock is held while
+//! Lock order: the list of topics, then a partition, then a node, the identity, the timers, the buffer pool or the
+//! compression's effort, each alone. A topic's draws come before the nodes, and with no partition. No lock is held while
 //! a completion is answered, a batch dropped or a wave started.
 
 use std::collections::BTreeMap;

@@ -123,3 +123,52 @@ async fn only_a_large_batch_is_compressed_elsewhere_and_one_that_stays_as_it_is_
     assert_eq!(closed(60_000, Lz4).await, "sealed");
     assert_eq!(closed(200_000, None).await, "sealed");
 }
+
+#[tokio::test(start_paused = true)]
+async fn batch_compressed_in_vain_is_told_and_is_the_last() {
+    let broker = Broker::builder().topic("t", 1).build();
+    let client = client_of(broker).build().await.unwrap();
+    let producer = Producer::builder(&client).compression(crate::producer::Compression::Auto).build().unwrap();
+    // Only the middle, which is what is probed, is worth it.
+    let mut rng = fastrand::Rng::with_seed(1);
+    let value: Vec<_> = (0..100_000).map(|at| if (48_000..52_000).contains(&at) { b'x' } else { rng.u8(..) }).collect();
+    for _ in 0..3 {
+        producer.send(Record::to("t").value(&value)).await.unwrap().await.unwrap();
+    }
+    let metrics = producer.metrics();
+    let used: Vec<_> = metrics.compression.iter().map(|used| (used.codec, used.reason, used.batches)).collect();
+    assert_eq!(
+        used,
+        [
+            (Compression::None, CompressionReason::Incompressible, 2),
+            (Compression::None, CompressionReason::NotSmaller, 1)
+        ]
+    );
+    assert_eq!(metrics.bytes_compressed, metrics.bytes_raw);
+}
+
+#[tokio::test(start_paused = true)]
+async fn auto_takes_the_quick_codec_while_compressing_takes_too_much_of_a_core() {
+    let broker = Broker::builder().topic("t", 1).build();
+    let client = client_of(broker).build().await.unwrap();
+    let producer = Producer::builder(&client).compression(crate::producer::Compression::Auto).build().unwrap();
+    let shared = &producer.handle.shared;
+    let value = "an event like any other, ".repeat(40);
+    let mut codecs = Vec::new();
+    for percent in [0, 90, 40, 10, 60] {
+        // A second of which compressing takes so much.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = shared.client.clock.now();
+        lock(&shared.effort).worked(now - Duration::from_millis(10) * percent, now);
+        let before = producer.metrics();
+        producer.send(Record::to("t").value(&value)).await.unwrap().await.unwrap();
+        let after = producer.metrics();
+        let codec = [Compression::Lz4, Compression::Zstd]
+            .into_iter()
+            .find(|codec| after.compression.batches(*codec) > before.compression.batches(*codec));
+        codecs.push(codec.expect("it was compressed"));
+    }
+    use Compression::{Lz4, Zstd};
+    assert_eq!(codecs, [Zstd, Lz4, Lz4, Zstd, Zstd]);
+    assert!(producer.metrics().compression.iter().any(|used| used.reason == CompressionReason::CpuBound));
+}
