@@ -170,7 +170,7 @@ impl Log {
 }
 
 /// Text like that of JSON events, of so many bytes, other from record to record.
-pub(crate) fn record(seed: &mut u64, bytes: usize) -> (Vec<u8>, Vec<u8>) {
+pub fn record(seed: &mut u64, bytes: usize) -> (Vec<u8>, Vec<u8>) {
     let mut next = || {
         *seed ^= *seed << 13;
         *seed ^= *seed >> 7;

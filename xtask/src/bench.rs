@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: `milena bench` in each of its modes and codecs on one real node, as one table. With `--peers` it
-//! is `peers`: milena beside clients written by others.
+//! is `peers`: milena beside clients written by others; with `--linger` it is `pace`: milena at a steady rate.
 
+mod answering;
+mod pace;
 mod peers;
 
 use clap::Args;
@@ -37,6 +39,9 @@ pub(crate) struct Arguments {
     /// Bytes of a record's value
     #[arg(long, default_value_t = 100, conflicts_with = "peers")]
     size: u64,
+    /// What a producer makes of records at a steady rate, and of a thousand tasks
+    #[arg(long, conflicts_with_all = ["peers", "bootstrap"])]
+    linger: bool,
     #[command(flatten)]
     peers: peers::Arguments,
 }
@@ -44,6 +49,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if arguments.peers.peers {
         return peers::run(&arguments.peers, arguments.records);
+    }
+    if arguments.linger {
+        return pace::run();
     }
     host::run(host::cargo().args(["build", "--quiet", "--release", "--package", "milena-cli"]))?;
     let lease;

@@ -31,6 +31,7 @@ pub(crate) fn run() -> Outcome {
     step("format", &mut || host::run(host::cargo().args(["fmt", "--all", "--", "--check"])));
     step("tidy", &mut tidy::run);
     step("clippy", &mut clippy);
+    step("other clients under load", &mut peers);
     step("documentation", &mut || {
         let mut cargo = host::cargo();
         host::run(cargo.env("RUSTDOCFLAGS", "-Dwarnings").args(["doc", "--workspace", "--no-deps", "--quiet"]))
@@ -52,8 +53,22 @@ pub(crate) fn run() -> Outcome {
     if failed.is_empty() { Ok(()) } else { Err(format!("lint failed: {}", failed.join(", ")).into()) }
 }
 
+const DENY: [&str; 3] = ["--", "-D", "warnings"];
+
+/// The workspace of the peers: its format always, clippy where somebody waits anyway, since it builds librdkafka.
+fn peers() -> Outcome {
+    const MANIFEST: [&str; 2] = ["--manifest-path", "benches/peers/Cargo.toml"];
+    host::run(host::cargo().arg("fmt").args(MANIFEST).args(["--all", "--", "--check"]))?;
+    if !host::is_ci() {
+        eprintln!("lint: NOT CHECKED: benches/peers by clippy (it builds librdkafka; CI=true does it)");
+        return Ok(());
+    }
+    let mut cargo = host::cargo();
+    cargo.args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets"]).args(MANIFEST);
+    host::run(cargo.arg("--target-dir").arg(host::root().join("benches/peers/target")).args(DENY))
+}
+
 fn clippy() -> Outcome {
-    const DENY: [&str; 3] = ["--", "-D", "warnings"];
     host::run(host::cargo().args(["clippy", "--quiet", "--workspace", "--all-targets"]).args(DENY))?;
     for set in FEATURE_SETS {
         host::run(host::cargo().args(["clippy", "--quiet"]).args(set).args(DENY))?;

@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments, records: u64) -> Outcome {
     let mut tables = Vec::new();
     for case in cases {
         let entrants = built.iter().flat_map(|(client, outcome)| client.entrants(case, outcome));
-        let table = measure(&broker, case, entrants.collect(), arguments.rounds, case.records(records))?;
+        let table = measure(&broker, arguments, case, entrants.collect(), case.records(records))?;
         println!("\n{table}");
         failures.extend(table.failures());
         tables.push(table);
@@ -108,8 +108,15 @@ pub(crate) fn run(arguments: &Arguments, records: u64) -> Outcome {
 }
 
 /// One case: all clients in turn, as often as there are rounds, and then each once with its allocations counted.
-fn measure(broker: &Broker, case: &Case, mut entrants: Vec<Entrant>, rounds: usize, records: u64) -> Outcome<Table> {
-    let serving = broker.serve(case, records)?;
+fn measure(
+    broker: &Broker,
+    arguments: &Arguments,
+    case: &Case,
+    mut entrants: Vec<Entrant>,
+    records: u64,
+) -> Outcome<Table> {
+    let rounds = arguments.rounds;
+    let mut serving = broker.serve(case, records)?;
     let load_before = load();
     for round in 0..rounds {
         // Nobody always runs first, or always after the same one.
@@ -120,9 +127,10 @@ fn measure(broker: &Broker, case: &Case, mut entrants: Vec<Entrant>, rounds: usi
                 let topic = serving.topic(case)?;
                 eprint!("\r{}: round {} of {rounds}, {:<24}", case.name, round + 1, entrant.name());
                 let outcome = entrant.run(case, serving.bootstrap(), topic.name(), records);
+                let sent = serving.tally(case, &topic)?;
                 topic.drop()?;
                 match outcome {
-                    Ok(run) => entrant.runs.push(run),
+                    Ok(run) => entrant.ran(run, case, sent),
                     Err(failure) => entrant.fails(&failure.to_string()),
                 }
             }
@@ -140,7 +148,7 @@ fn measure(broker: &Broker, case: &Case, mut entrants: Vec<Entrant>, rounds: usi
     }
     eprintln!();
     figures::agree(&mut entrants);
-    Ok(Table::new(case, entrants, records, load_before, load()))
+    Ok(Table::new(case, arguments.against, entrants, records, load_before, load()))
 }
 
 /// What else the machine has to do: the mean number of processes that want to run, over the last minute.

@@ -1,11 +1,15 @@
 //! The command line, the same for all clients.
 
+use std::time::Duration;
+
 use clap::{Parser, ValueEnum};
 
 /// Bytes that may be outstanding: 5 batches of 1 MB in flight, one open, and as much again.
 const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 /// However small the records are.
 const WINDOW_RECORDS: usize = 50_000;
+/// How long a record may wait for others under load.
+const LINGER: Duration = Duration::from_millis(5);
 /// Bytes of a record's key.
 pub(crate) const KEY_BYTES: usize = 16;
 
@@ -16,6 +20,8 @@ pub enum Mode {
     Produce,
     /// Read partition 0 from its beginning.
     Consume,
+    /// Send one record at a time, and await its acknowledgement before the next.
+    Latency,
 }
 
 /// How batches are compressed.
@@ -104,6 +110,11 @@ impl Arguments {
     /// Records that may be sent and not yet acknowledged, of all tasks together.
     pub fn window(&self) -> usize {
         (WINDOW_BYTES / (self.size + KEY_BYTES)).clamp(self.tasks, WINDOW_RECORDS)
+    }
+
+    /// How long a record may wait for others: not at all, where one is sent at a time.
+    pub fn linger(&self) -> Duration {
+        if self.mode == Mode::Latency { Duration::ZERO } else { LINGER }
     }
 
     /// The share of `records` that task `number` sends.

@@ -29,7 +29,7 @@ pub type Counter = StatsAlloc<std::alloc::System>;
 pub struct Client {
     /// As tables and charts call it.
     pub name: &'static str,
-    /// Sends `arguments.records` after a warm-up, and awaits an acknowledgement for each.
+    /// Sends `arguments.records` after a warm-up, and awaits an acknowledgement for each: of many at a time, or of one.
     pub produce: fn(&Arguments, Option<&'static Counter>) -> Result<Measured, Failure>,
     /// Reads `arguments.records` from the beginning of partition 0, after a warm-up with a consumer of its own.
     pub consume: fn(&Arguments, Option<&'static Counter>) -> Result<Measured, Failure>,
@@ -40,7 +40,7 @@ pub struct Client {
 pub fn main(client: &Client, counter: Option<&'static Counter>) -> ExitCode {
     let arguments = Arguments::parse();
     let run = match arguments.mode {
-        Mode::Produce => client.produce,
+        Mode::Produce | Mode::Latency => client.produce,
         Mode::Consume => client.consume,
     };
     let line = run(&arguments, counter).and_then(|measured| report::line(client.name, &arguments, measured));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Mode};
 use crate::meter::{Measured, Meter};
 use crate::payload::{Payload, Payloads};
 use crate::{Counter, Failure};
@@ -38,10 +38,27 @@ pub async fn produce<S: Sender>(
     counter: Option<&'static Counter>,
 ) -> Result<Measured, Failure> {
     let payloads = Payloads::write(arguments.size);
+    if arguments.mode == Mode::Latency {
+        one_at_a_time(&sender, payloads, arguments.warm_up).await?;
+        let meter = Meter::start(counter);
+        let latencies = one_at_a_time(&sender, payloads, arguments.records).await?;
+        return Ok(meter.acknowledged(latencies.len(), latencies));
+    }
     run(arguments, &sender, payloads, arguments.warm_up).await?;
     let meter = Meter::start(counter);
     let (records, latencies) = run(arguments, &sender, payloads, arguments.records).await?;
     Ok(meter.acknowledged(records, latencies))
+}
+
+/// Every record's latency.
+async fn one_at_a_time<S: Sender>(sender: &S, payloads: Payloads, records: usize) -> Result<Vec<Duration>, Failure> {
+    let mut latencies = Vec::with_capacity(records);
+    for payload in payloads.from_task(0).take(records) {
+        let start = Instant::now();
+        S::settle(sender.send(0, payload).await?).await?;
+        latencies.push(start.elapsed());
+    }
+    Ok(latencies)
 }
 
 async fn run<S: Sender>(

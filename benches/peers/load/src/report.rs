@@ -23,7 +23,7 @@ struct Line<'a> {
 /// What is printed; a failure when not every record was acknowledged or received.
 pub(crate) fn line(client: &str, arguments: &Arguments, mut measured: Measured) -> Result<String, Failure> {
     if measured.records != arguments.records {
-        let what = if arguments.mode == Mode::Produce { "acknowledged" } else { "received" };
+        let what = if arguments.mode == Mode::Consume { "received" } else { "acknowledged" };
         return Err(format!("{} of {} records {what}", measured.records, arguments.records).into());
     }
     let records = measured.records as f64;

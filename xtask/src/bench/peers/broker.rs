@@ -1,16 +1,17 @@
-//! What the clients talk to: for each case one broker, the same for all. Either `answer-at-once`, which has every topic, or
-//! a real node, where a producer gets a fresh topic for each run and all consumers read the same one.
+//! What the clients talk to: for each case one broker, the same for all. `answer-at-once`, which has every topic; the
+//! embedded broker, where latency is measured; or a real node, where a producer gets a fresh topic for each run and all consumers read the same one.
 
 use std::cell::Cell;
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::process::Child;
 use std::process::Command;
-use std::process::Stdio;
 
 use super::Against;
 use super::cases::Case;
+use super::cases::Kind;
 use super::clients;
+use crate::bench::answering::AnswerAtOnce;
+use crate::bench::answering::Tally;
+use crate::embedded::EmbeddedBroker;
+use crate::embedded::Profile;
 use crate::host;
 use crate::host::Outcome;
 use crate::kafka::Lease;
@@ -27,22 +28,23 @@ pub(super) enum Broker {
 
 /// A broker that serves a case.
 pub(super) enum Serving<'a> {
-    AnswerAtOnce { process: Child, bootstrap: String },
+    Embedded { broker: EmbeddedBroker, runs: u64 },
+    AnswerAtOnce { broker: AnswerAtOnce, runs: u64 },
     Kafka { bootstrap: String, runs: &'a Cell<u64>, to_read: Option<String> },
 }
 
 /// A topic for one run.
-pub(super) struct Topic<'a> {
+pub(super) struct Topic {
     name: String,
     /// Where it is to be deleted after the run.
-    bootstrap: Option<&'a str>,
+    bootstrap: Option<String>,
 }
 
 impl Broker {
     pub(super) fn prepare(against: Against) -> Outcome<Self> {
         match against {
             Against::AnswerAtOnce => {
-                host::run(host::cargo().args(["build", "--quiet", "--release", "--package", "milena-benches"]))?;
+                AnswerAtOnce::prepare()?;
                 Ok(Self::AnswerAtOnce)
             }
             Against::Kafka => {
@@ -54,11 +56,14 @@ impl Broker {
 
     pub(super) fn serve(&self, case: &Case, records: u64) -> Outcome<Serving<'_>> {
         match self {
+            _ if case.kind == Kind::Latency => {
+                Ok(Serving::Embedded { broker: EmbeddedBroker::start(Profile::Release, &[])?, runs: 0 })
+            }
             Self::AnswerAtOnce => Serving::answer_at_once(case, records),
             Self::Kafka { lease, runs } => {
                 let bootstrap = lease.bootstrap();
                 let mut serving = Serving::Kafka { bootstrap: bootstrap.clone(), runs, to_read: None };
-                if case.consume {
+                if case.consumes() {
                     let topic = serving.create(case)?;
                     fill(case, &bootstrap, &topic, records)?;
                     if let Serving::Kafka { to_read, .. } = &mut serving {
@@ -82,33 +87,43 @@ fn fill(case: &Case, bootstrap: &str, topic: &str, records: u64) -> Outcome {
 
 impl Serving<'_> {
     fn answer_at_once(case: &Case, records: u64) -> Outcome<Self> {
-        let mut command = Command::new(host::target().join("release/answer-at-once"));
-        command.args(["--records", &records.to_string(), "--size", &case.size.to_string()]);
-        command.args(["--compression", case.codec, "--batch", BATCH_BYTES]);
-        let mut process = command.stdout(Stdio::piped()).spawn()?;
-        let stdout = process.stdout.take().ok_or("the broker's stdout is piped")?;
-        let mut serving = Self::AnswerAtOnce { process, bootstrap: String::new() };
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let address = line.trim().strip_prefix("listening on ").ok_or("the broker didn't say where it listens")?;
-        if let Self::AnswerAtOnce { bootstrap, .. } = &mut serving {
-            address.clone_into(bootstrap);
-        }
-        Ok(serving)
+        let (records, size) = (records.to_string(), case.size.to_string());
+        let arguments = ["--records", &records, "--size", &size, "--compression", case.codec, "--batch", BATCH_BYTES];
+        Ok(Self::AnswerAtOnce { broker: AnswerAtOnce::start(&arguments)?, runs: 0 })
     }
 
     pub(super) fn bootstrap(&self) -> &str {
         match self {
-            Self::AnswerAtOnce { bootstrap, .. } | Self::Kafka { bootstrap, .. } => bootstrap,
+            Self::AnswerAtOnce { broker, .. } => broker.bootstrap(),
+            Self::Embedded { broker, .. } => broker.bootstrap(),
+            Self::Kafka { bootstrap, .. } => bootstrap,
         }
     }
 
     /// The topic for one run.
-    pub(super) fn topic(&self, case: &Case) -> Outcome<Topic<'_>> {
+    pub(super) fn topic(&mut self, case: &Case) -> Outcome<Topic> {
+        let (name, bootstrap) = match self {
+            Self::AnswerAtOnce { runs, .. } => {
+                *runs += 1;
+                (format!("peers-{runs}"), None)
+            }
+            Self::Embedded { broker, runs } => {
+                *runs += 1;
+                let name = format!("peers-{runs}");
+                topics(&["create", &name, "--partitions", "1", "-b", broker.bootstrap()])?;
+                (name, None)
+            }
+            Self::Kafka { to_read: Some(topic), .. } => (topic.clone(), None),
+            Self::Kafka { .. } => (self.create(case)?, Some(self.bootstrap().to_owned())),
+        };
+        Ok(Topic { name, bootstrap })
+    }
+
+    /// What a producer sent to its topic, where the broker counts that.
+    pub(super) fn tally(&mut self, case: &Case, topic: &Topic) -> Outcome<Option<Tally>> {
         match self {
-            Self::AnswerAtOnce { .. } => Ok(Topic { name: "peers".to_owned(), bootstrap: None }),
-            Self::Kafka { to_read: Some(topic), .. } => Ok(Topic { name: topic.clone(), bootstrap: None }),
-            Self::Kafka { bootstrap, .. } => Ok(Topic { name: self.create(case)?, bootstrap: Some(bootstrap) }),
+            Self::AnswerAtOnce { broker, .. } if case.kind == Kind::Produce => Ok(Some(broker.tally(&topic.name)?)),
+            _ => Ok(None),
         }
     }
 
@@ -128,7 +143,7 @@ fn topics(arguments: &[&str]) -> Outcome {
     host::capture(milena.arg("topics").args(arguments)).map(|_| ())
 }
 
-impl Topic<'_> {
+impl Topic {
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -136,7 +151,7 @@ impl Topic<'_> {
     /// Deletes it, where it was made for one run: the disk would fill.
     pub(super) fn drop(self) -> Outcome {
         match self.bootstrap {
-            Some(bootstrap) => topics(&["delete", &self.name, "-b", bootstrap]),
+            Some(bootstrap) => topics(&["delete", &self.name, "-b", &bootstrap]),
             None => Ok(()),
         }
     }
@@ -145,19 +160,12 @@ impl Topic<'_> {
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
         match self {
-            Self::AnswerAtOnce { process, .. } => {
-                // It keeps nothing: there is nothing to save.
-                let ended = process.kill().and_then(|()| process.wait());
-                if let Err(error) = ended {
-                    eprintln!("peers: the broker may still run: {error}");
-                }
-            }
             Self::Kafka { bootstrap, to_read: Some(topic), .. } => {
                 if let Err(error) = topics(&["delete", topic, "-b", bootstrap]) {
                     eprintln!("peers: {topic} was not deleted: {error}");
                 }
             }
-            Self::Kafka { .. } => {}
+            Self::Kafka { .. } | Self::AnswerAtOnce { .. } | Self::Embedded { .. } => {}
         }
     }
 }

@@ -12,6 +12,8 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::cases::Case;
+use super::cases::Kind;
+use crate::bench::answering::Tally;
 use crate::host;
 use crate::host::Outcome;
 
@@ -68,6 +70,8 @@ pub(super) struct Entrant {
     /// The run in which allocations were counted.
     pub(super) counted: Option<Run>,
     pub(super) failure: Option<String>,
+    /// What its last run sent, where the broker counts that.
+    pub(super) sent: Option<Tally>,
 }
 
 impl Client {
@@ -86,12 +90,18 @@ impl Client {
     /// In which ways it takes part in a case; already failed where it was not `built`.
     pub(super) fn entrants(&'static self, case: &Case, built: &Result<(), String>) -> Vec<Entrant> {
         let variants: Vec<_> = match self.variants {
-            variants if case.consume && !variants.is_empty() => variants.iter().map(|name| Some(*name)).collect(),
+            variants if case.consumes() && !variants.is_empty() => variants.iter().map(|name| Some(*name)).collect(),
             _ => vec![None],
         };
         let failure = built.as_ref().err().map(|_| "not built".to_owned());
-        let entrant =
-            |variant| Entrant { client: self, variant, runs: vec![], counted: None, failure: failure.clone() };
+        let entrant = |variant| Entrant {
+            client: self,
+            variant,
+            runs: vec![],
+            counted: None,
+            failure: failure.clone(),
+            sent: None,
+        };
         variants.into_iter().map(entrant).collect()
     }
 }
@@ -108,10 +118,35 @@ impl Entrant {
         self.client.is_ours()
     }
 
+    /// Whether a budget is its own: slices are between borrowed and owned, and have none.
+    pub(super) fn has_budget(&self) -> bool {
+        self.is_ours() && self.variant != Some("sliced")
+    }
+
+    /// Whether it copies its records.
+    pub(super) fn is_owned(&self) -> bool {
+        self.variant == Some("owned")
+    }
+
+    /// Whether it has what a producer is asked for here: rskafka has no idempotence, and its batches are the caller's.
+    pub(super) fn is_full(&self) -> bool {
+        self.client.name != "rskafka"
+    }
+
     /// It takes no further part.
     pub(super) fn fails(&mut self, failure: &str) {
         eprintln!("\npeers: FAILED: {}: {failure}", self.name());
         self.failure = Some(failure.lines().next_back().unwrap_or("without a word").trim().to_owned());
+    }
+
+    /// Keeps what a run measured; void where the client did not compress as it was asked to.
+    pub(super) fn ran(&mut self, run: Run, case: &Case, sent: Option<Tally>) {
+        self.runs.push(run);
+        let objection = sent.as_ref().and_then(|sent| sent.objection(case.codec));
+        self.sent = sent;
+        if let Some(objection) = objection {
+            self.fails(&objection);
+        }
     }
 
     pub(super) fn run(&self, case: &Case, bootstrap: &str, topic: &str, records: u64) -> Outcome<Run> {
@@ -124,7 +159,12 @@ impl Entrant {
 
     fn ask(&self, program: &str, case: &Case, bootstrap: &str, topic: &str, records: u64) -> Outcome<Run> {
         let mut command = program_of(program);
-        command.args([if case.consume { "consume" } else { "produce" }, "--bootstrap", bootstrap, "--topic", topic]);
+        let mode = match case.kind {
+            Kind::Produce => "produce",
+            Kind::Consume => "consume",
+            Kind::Latency => "latency",
+        };
+        command.args([mode, "--bootstrap", bootstrap, "--topic", topic]);
         command.args(["--records", &records.to_string(), "--warm-up", &(records / 5).to_string()]);
         command.args(["--size", &case.size.to_string(), "--compression", case.codec]);
         command.args(["--tasks", &case.tasks.to_string(), "--partitions", &case.partitions.to_string()]);

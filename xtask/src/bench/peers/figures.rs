@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Against;
+use super::cases::Budget;
 use super::cases::Case;
 use super::clients::Entrant;
 use super::clients::Run;
@@ -9,6 +11,8 @@ use super::clients::Run;
 /// A case, measured.
 pub(super) struct Table {
     pub(super) title: String,
+    budget: Budget,
+    against: Against,
     name: &'static str,
     records: u64,
     /// The machine's load before and after.
@@ -20,6 +24,9 @@ pub(super) struct Table {
 pub(super) struct Row {
     pub(super) name: String,
     pub(super) is_ours: bool,
+    has_budget: bool,
+    is_owned: bool,
+    is_full: bool,
     pub(super) figures: Result<Figures, String>,
 }
 
@@ -34,6 +41,9 @@ pub(super) struct Figures {
     p50_us: Option<f64>,
     p99_us: Option<f64>,
     peak_resident_mib: f64,
+    /// Of the last run: how full batches were, and what a record was on the wire.
+    records_per_batch: Option<f64>,
+    sent_bytes: Option<f64>,
     allocations: Option<f64>,
     allocated_bytes: Option<f64>,
 }
@@ -62,6 +72,7 @@ pub(super) fn agree(entrants: &mut [Entrant]) {
 impl Table {
     pub(super) fn new(
         case: &Case,
+        against: Against,
         entrants: Vec<Entrant>,
         records: u64,
         load_before: String,
@@ -74,7 +85,46 @@ impl Table {
                 figures.ratio = Some(figures.cpu.median / ours);
             }
         }
-        Self { title: case.title(), name: case.name, records, load: (load_before, load_after), rows }
+        Self {
+            title: case.title(),
+            budget: case.budget,
+            against,
+            name: case.name,
+            records,
+            load: (load_before, load_after),
+            rows,
+        }
+    }
+
+    /// milena's rows beside what they are to cost.
+    pub(super) fn verdicts(&self) -> Vec<String> {
+        let full = self.rows.iter().filter(|row| !row.is_ours && row.is_full);
+        let cheapest = full.filter_map(|row| row.figures.as_ref().ok()).map(|figures| figures.cpu.median);
+        let cheapest = cheapest.min_by(f64::total_cmp);
+        let mut verdicts = Vec::new();
+        for row in self.rows.iter().filter(|row| row.has_budget) {
+            let Ok(figures) = &row.figures else { continue };
+            let mut judge = |what: &str, figure: f64, most: f64| {
+                let verdict = if figure <= most { "met" } else { "MISSED" };
+                verdicts.push(format!("{}: {what} {figure:.3}, budget {most:.3}: {verdict}", row.name));
+            };
+            let of = |budget: [f64; 2]| budget[usize::from(row.is_owned)];
+            if let (Some(cpu), Against::AnswerAtOnce) = (self.budget.cpu_us, self.against) {
+                judge("CPU µs", figures.cpu.median, of(cpu));
+            }
+            if let (Some(share), Against::Kafka, Some(cheapest)) = (self.budget.share, self.against, cheapest) {
+                judge(
+                    "CPU beside the cheapest client with the full contract",
+                    figures.cpu.median / cheapest,
+                    of(share),
+                );
+            }
+            if let Some([p50, p99]) = self.budget.latency_us {
+                figures.p50_us.into_iter().for_each(|us| judge("p50 µs", us, p50));
+                figures.p99_us.into_iter().for_each(|us| judge("p99 µs", us, p99));
+            }
+        }
+        verdicts
     }
 
     pub(super) fn failures(&self) -> Vec<String> {
@@ -87,14 +137,23 @@ impl Row {
     fn new(entrant: Entrant) -> Self {
         let figures = match &entrant.failure {
             Some(failure) => Err(failure.clone()),
-            None => Figures::new(&entrant.runs, entrant.counted.as_ref()).ok_or_else(|| "no round was run".to_owned()),
+            None => Figures::new(&entrant).ok_or_else(|| "no round was run".to_owned()),
         };
-        Self { name: entrant.name(), is_ours: entrant.is_ours(), figures }
+        Self {
+            name: entrant.name(),
+            is_ours: entrant.is_ours(),
+            has_budget: entrant.has_budget(),
+            is_owned: entrant.is_owned(),
+            is_full: entrant.is_full(),
+            figures,
+        }
     }
 }
 
 impl Figures {
-    fn new(runs: &[Run], counted: Option<&Run>) -> Option<Self> {
+    fn new(entrant: &Entrant) -> Option<Self> {
+        let (runs, counted) = (&entrant.runs, entrant.counted.as_ref());
+        let sent = entrant.sent.as_ref().filter(|sent| sent.batches > 0);
         let middle = |figure: fn(&Run) -> Option<f64>| Some(spread(runs.iter().filter_map(figure).collect())?.median);
         Some(Self {
             rounds: runs.len(),
@@ -104,6 +163,8 @@ impl Figures {
             p50_us: middle(|run| run.p50_us),
             p99_us: middle(|run| run.p99_us),
             peak_resident_mib: middle(|run| Some(run.peak_resident_mib))?,
+            records_per_batch: sent.map(|sent| sent.records() as f64 / sent.batches as f64),
+            sent_bytes: sent.map(|sent| sent.bytes as f64 / sent.records() as f64),
             allocations: counted.and_then(|run| run.allocations_per_record),
             allocated_bytes: counted.and_then(|run| run.allocated_bytes_per_record),
         })
@@ -132,20 +193,30 @@ impl fmt::Display for Table {
         )?;
         writeln!(
             f,
-            "{:24} {:>6} {:>15} {:>8} {:>11} {:>8} {:>8} {:>12} {:>9}",
-            "", "CPU", "least–most", "milena's", "thousand", "p50", "p99", "allocations", "peak RSS"
+            "{:24} {:>6} {:>15} {:>8} {:>11} {:>8} {:>8} {:>12} {:>9} {:>8} {:>7}",
+            "",
+            "CPU",
+            "least–most",
+            "milena's",
+            "thousand",
+            "p50",
+            "p99",
+            "allocations",
+            "peak RSS",
+            "records",
+            "B sent"
         )?;
         write!(
             f,
-            "{:24} {:>6} {:>15} {:>8} {:>11} {:>8} {:>8} {:>12} {:>9}",
-            "client", "µs", "µs", "times", "records/s", "ms", "ms", "per record", "MiB"
+            "{:24} {:>6} {:>15} {:>8} {:>11} {:>8} {:>8} {:>12} {:>9} {:>8} {:>7}",
+            "client", "µs", "µs", "times", "records/s", "ms", "ms", "per record", "MiB", "a batch", "each"
         )?;
         for row in &self.rows {
             match &row.figures {
                 Err(failure) => write!(f, "\n{:24} FAILED: {failure}", row.name)?,
                 Ok(figures) => write!(
                     f,
-                    "\n{:24} {:>6.3} {:>15} {:>8} {:>11.0} {:>8} {:>8} {:>12} {:>9.1}",
+                    "\n{:24} {:>6.3} {:>15} {:>8} {:>11.0} {:>8} {:>8} {:>12} {:>9.1} {:>8} {:>7}",
                     row.name,
                     figures.cpu.median,
                     format!("{:.3}–{:.3}", figures.cpu.least, figures.cpu.most),
@@ -155,8 +226,13 @@ impl fmt::Display for Table {
                     shown(figures.p99_us.map(|us| us / 1e3), 2),
                     shown(figures.allocations, 3),
                     figures.peak_resident_mib,
+                    shown(figures.records_per_batch, 0),
+                    shown(figures.sent_bytes, 0),
                 )?,
             }
+        }
+        for verdict in self.verdicts() {
+            write!(f, "\n  {verdict}")?;
         }
         Ok(())
     }
@@ -166,7 +242,7 @@ impl fmt::Display for Table {
 pub(super) fn csv(against: &str, tables: &[Table]) -> String {
     let mut text = "against,case,records,client,rounds,cpu_us_per_record,cpu_us_least,cpu_us_most,times_milena,\
                     records_per_second,p50_us,p99_us,allocations_per_record,allocated_bytes_per_record,peak_rss_mib,\
-                    load_before,load_after,failure\n"
+                    records_per_batch,sent_bytes_per_record,load_before,load_after,failure\n"
         .to_owned();
     let cell = |figure: Option<f64>| figure.map_or_else(String::new, |figure| format!("{figure:.4}"));
     for table in tables {
@@ -183,6 +259,8 @@ pub(super) fn csv(against: &str, tables: &[Table]) -> String {
                 figures.and_then(|figures| figures.allocations),
                 figures.and_then(|figures| figures.allocated_bytes),
                 figures.map(|figures| figures.peak_resident_mib),
+                figures.and_then(|figures| figures.records_per_batch),
+                figures.and_then(|figures| figures.sent_bytes),
             ];
             let mut line =
                 vec![against.to_owned(), table.name.to_owned(), table.records.to_string(), quoted(&row.name)];

@@ -51,7 +51,7 @@ fn produce(arguments: &Arguments, counter: Option<&'static Counter>) -> Result<M
             ("bootstrap.servers".to_owned(), arguments.bootstrap.clone()),
             ("acks".to_owned(), "all".to_owned()),
             ("enable.idempotence".to_owned(), "true".to_owned()),
-            ("linger.ms".to_owned(), "5".to_owned()),
+            ("linger.ms".to_owned(), arguments.linger().as_millis().to_string()),
             ("batch.size".to_owned(), arguments.batch_bytes.to_string()),
             ("buffer.memory".to_owned(), (128 << 20).to_string()),
             ("compression.type".to_owned(), arguments.compression.name().to_owned()),

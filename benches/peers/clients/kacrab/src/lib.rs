@@ -45,7 +45,7 @@ fn produce(arguments: &Arguments, counter: Option<&'static Counter>) -> Result<M
             .set("bootstrap.servers", arguments.bootstrap.as_str())
             .set("acks", "all")
             .set("enable.idempotence", "true")
-            .set("linger.ms", "5")
+            .set("linger.ms", arguments.linger().as_millis().to_string())
             .set("batch.size", arguments.batch_bytes.to_string())
             .set("buffer.memory", (128 << 20).to_string())
             .set("compression.type", arguments.compression.name());

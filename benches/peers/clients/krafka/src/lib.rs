@@ -50,7 +50,7 @@ fn produce(arguments: &Arguments, counter: Option<&'static Counter>) -> Result<M
             .producer()
             .acks(Acks::All)
             .idempotent(true)
-            .linger(Duration::from_millis(5))
+            .linger(arguments.linger())
             .batch_size(arguments.batch_bytes)
             .buffer_memory(128 << 20)
             .compression(compression)

@@ -5,10 +5,11 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use load::{Arguments, Codec, Counter, Failure, Measured, Meter, Payloads, SAMPLE_EVERY};
+use load::{Arguments, Codec, Counter, Failure, Measured, Meter, Mode, Payloads, SAMPLE_EVERY};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -32,6 +33,8 @@ struct Deliveries {
     start: Instant,
     /// Nanoseconds since `start`: when each sampled record was acknowledged.
     samples: Vec<AtomicUsize>,
+    /// Who waits for a single delivery.
+    waiting: SyncSender<()>,
 }
 
 #[derive(Clone)]
@@ -48,6 +51,8 @@ impl ProducerContext for Context {
         }
         let count = if result.is_ok() { &self.0.acknowledged } else { &self.0.failed };
         count.fetch_add(1, Ordering::Release);
+        // Nobody waits, where many are on their way.
+        let _ = self.0.waiting.try_send(());
     }
 }
 
@@ -57,7 +62,7 @@ fn produce(arguments: &Arguments, counter: Option<&'static Counter>) -> Result<M
         .set("bootstrap.servers", &arguments.bootstrap)
         .set("acks", "all")
         .set("enable.idempotence", "true")
-        .set("linger.ms", "5")
+        .set("linger.ms", arguments.linger().as_millis().to_string())
         .set("batch.size", arguments.batch_bytes.to_string())
         .set("compression.type", arguments.compression.name())
         .set("queue.buffering.max.messages", "1000000");
@@ -65,7 +70,9 @@ fn produce(arguments: &Arguments, counter: Option<&'static Counter>) -> Result<M
         config.set("compression.level", "3");
     }
     let samples = (arguments.records.max(arguments.warm_up) / SAMPLE_EVERY + 1) * (arguments.tasks + 1);
+    let (waiting, delivered) = sync_channel(1);
     let deliveries = Arc::new(Deliveries {
+        waiting,
         acknowledged: AtomicUsize::new(0),
         failed: AtomicUsize::new(0),
         start: Instant::now(),
@@ -73,12 +80,40 @@ fn produce(arguments: &Arguments, counter: Option<&'static Counter>) -> Result<M
     });
     let producer: ThreadedProducer<Context> = config.create_with_context(Context(Arc::clone(&deliveries)))?;
     let payloads = Payloads::write(arguments.size);
+    if arguments.mode == Mode::Latency {
+        one_at_a_time(arguments, &producer, &delivered, payloads, arguments.warm_up)?;
+        let meter = Meter::start(counter);
+        let latencies = one_at_a_time(arguments, &producer, &delivered, payloads, arguments.records)?;
+        if deliveries.failed.load(Ordering::Acquire) > 0 {
+            return Err("a delivery failed".into());
+        }
+        return Ok(meter.acknowledged(latencies.len(), latencies));
+    }
     run(arguments, &producer, &deliveries, payloads, arguments.warm_up)?;
     let meter = Meter::start(counter);
     let (records, latencies) = run(arguments, &producer, &deliveries, payloads, arguments.records)?;
     let measured = meter.acknowledged(records, latencies);
     producer.flush(Duration::from_secs(10))?;
     Ok(measured)
+}
+
+/// Every record's latency.
+fn one_at_a_time(
+    arguments: &Arguments,
+    producer: &ThreadedProducer<Context>,
+    delivered: &Receiver<()>,
+    payloads: Payloads,
+    records: usize,
+) -> Result<Vec<Duration>, Failure> {
+    let mut latencies = Vec::with_capacity(records);
+    for payload in payloads.from_task(0).take(records) {
+        let start = Instant::now();
+        let message = BaseRecord::with_opaque_to(&arguments.topic, 0).partition(0);
+        producer.send(message.key(payload.key).payload(payload.value)).map_err(|(error, _)| error)?;
+        delivered.recv_timeout(PATIENCE)?;
+        latencies.push(start.elapsed());
+    }
+    Ok(latencies)
 }
 
 /// Sends from so many threads, and returns when all is acknowledged.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use load::{Arguments, Codec, Counter, Failure, Measured, Meter, Payloads, SAMPLE_EVERY};
+use load::{Arguments, Codec, Counter, Failure, Measured, Meter, Mode, Payloads, SAMPLE_EVERY};
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
 use rskafka::record::Record;
@@ -49,11 +49,34 @@ fn produce(arguments: &Arguments, counter: Option<&'static Counter>) -> Result<M
     load::block_on(arguments, async {
         let partitions = partitions(arguments).await?;
         let payloads = Payloads::write(arguments.size);
+        if arguments.mode == Mode::Latency {
+            one_at_a_time(&partitions[0], payloads, arguments.warm_up).await?;
+            let meter = Meter::start(counter);
+            let latencies = one_at_a_time(&partitions[0], payloads, arguments.records).await?;
+            return Ok(meter.acknowledged(latencies.len(), latencies));
+        }
         run(arguments, &partitions, payloads, arguments.warm_up).await?;
         let meter = Meter::start(counter);
         let (records, latencies) = run(arguments, &partitions, payloads, arguments.records).await?;
         Ok(meter.acknowledged(records, latencies))
     })
+}
+
+/// Every record's latency: a batch of one.
+async fn one_at_a_time(
+    partition: &PartitionClient,
+    payloads: Payloads,
+    records: usize,
+) -> Result<Vec<Duration>, Failure> {
+    let mut latencies = Vec::with_capacity(records);
+    for payload in payloads.from_task(0).take(records) {
+        let start = Instant::now();
+        let (key, value) = (Some(payload.key.to_vec()), Some(payload.value.to_vec()));
+        let record = Record { key, value, headers: BTreeMap::new(), timestamp: Utc::now() };
+        partition.produce(vec![record], Compression::NoCompression).await?;
+        latencies.push(start.elapsed());
+    }
+    Ok(latencies)
 }
 
 async fn run(
