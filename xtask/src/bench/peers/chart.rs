@@ -32,7 +32,9 @@ pub(super) fn svg(against: &str, tables: &[Table]) -> String {
             let base = y + ROW * 0.7;
             drawing.words(NAME_WIDTH - 6.0, base, "end", &row.name);
             match &row.figures {
-                Err(failure) => drawing.words(NAME_WIDTH + 4.0, base, "start", &format!("failed: {failure}")),
+                Err(failure) => {
+                    drawing.words(NAME_WIDTH + 4.0, base, "start", &shortened(&format!("failed: {failure}")))
+                }
                 Ok(figures) => {
                     let colour = if row.is_ours { "#2a78b8" } else { "#b0a080" };
                     let end = NAME_WIDTH + figures.cpu.median * scale;
@@ -75,6 +77,27 @@ impl Drawing {
     }
 }
 
+/// As much as has room beside a client's name.
+fn shortened(text: &str) -> String {
+    const ROOM: usize = ((WIDTH - NAME_WIDTH) / 6.6) as usize;
+    if text.chars().count() <= ROOM {
+        return text.to_owned();
+    }
+    text.chars().take(ROOM - 1).chain(['…']).collect()
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_failure_stays_in_the_picture() {
+        assert_eq!(shortened("failed: not built"), "failed: not built");
+        let long = shortened(&"µ".repeat(500));
+        assert!(long.ends_with('…') && long.chars().count() < 100, "{long}");
+    }
 }
