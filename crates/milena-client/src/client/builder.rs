@@ -14,6 +14,7 @@ use super::metadata::{MetadataKeeper, MetadataKeeperConfig};
 use super::{Client, ClientInner, Handle};
 use crate::clock::{self, TimeSource};
 use crate::config::{ClientConfig, ConfigError};
+use crate::consumer::Prefetch;
 use crate::error::{ClientError, RequestError};
 use crate::runtime::{NetworkRuntime, RuntimeChoice};
 use crate::stall::{self, Stakes};
@@ -64,6 +65,13 @@ impl ClientBuilder {
     pub fn set(mut self, key: &str, value: &str) -> Result<Self, ConfigError> {
         self.config.set(key, value)?;
         Ok(self)
+    }
+
+    /// Bytes that all consumers of the client together fetch ahead, or hold in record sets not yet dropped.
+    #[must_use]
+    pub fn prefetch(mut self, bytes: usize) -> Self {
+        self.config.prefetch = bytes;
+        self
     }
 
     /// How streams to brokers are opened. Default: TCP.
@@ -160,7 +168,9 @@ impl ClientBuilder {
         };
         spawned.map_err(|_| ClientError::Runtime(Arc::new(RequestError::Closed)))?;
         let coordinators = Coordinators::default();
-        let inner = ClientInner { config, clock, chance, tasks, pool, metadata, coordinators, stakes, runtime };
+        let prefetch = Prefetch::new(config.prefetch);
+        let inner =
+            ClientInner { config, clock, chance, tasks, pool, metadata, coordinators, stakes, prefetch, runtime };
         Ok(Client { handle: Arc::new(Handle { inner: Arc::new(inner) }) })
     }
 }

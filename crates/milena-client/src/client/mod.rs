@@ -26,6 +26,7 @@ use self::coordinators::Coordinators;
 use self::metadata::MetadataKeeper;
 use crate::clock::TimeSource;
 use crate::config::ClientConfig;
+use crate::consumer::Prefetch;
 use crate::error::RequestError;
 use crate::raw::RawClient;
 use crate::runtime::NetworkRuntime;
@@ -63,6 +64,7 @@ pub(crate) struct ClientInner {
     pub(crate) metadata: Arc<MetadataKeeper>,
     pub(crate) coordinators: Coordinators,
     pub(crate) stakes: Stakes,
+    pub(crate) prefetch: Prefetch,
     // Last: the tasks end before the thread that runs them.
     runtime: NetworkRuntime,
 }

@@ -56,6 +56,9 @@ pub struct ClientConfig {
     pub allow_auto_create_topics: bool,
     /// The longest answer that is accepted from a broker, in bytes. Default 100 MiB.
     pub max_response_size: usize,
+    /// Bytes that all consumers of the client together fetch ahead, or hold in record sets not yet dropped. Each broker
+    /// that a consumer reads from has an equal share. Default 64 MiB.
+    pub prefetch: usize,
 }
 
 impl Default for ClientConfig {
@@ -80,6 +83,7 @@ impl Default for ClientConfig {
             rebootstrap_trigger: Duration::from_secs(300),
             allow_auto_create_topics: false,
             max_response_size: 100 * 1024 * 1024,
+            prefetch: 64 << 20,
         }
     }
 }

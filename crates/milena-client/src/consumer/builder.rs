@@ -116,13 +116,6 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Bytes fetched ahead, and held by record sets not yet dropped.
-    #[must_use]
-    pub fn prefetch(mut self, bytes: usize) -> Self {
-        self.config.prefetch = bytes;
-        self
-    }
-
     /// `client.rack`
     #[must_use]
     pub fn rack(mut self, rack: impl Into<String>) -> Self {
@@ -142,8 +135,8 @@ impl ConsumerBuilder {
     /// # Errors
     /// [`ClientError::Config`] when settings contradict each other; [`ClientError::Runtime`] when the client is closed.
     pub fn build(self) -> Result<Consumer, ClientError> {
-        self.config.validate()?;
         let client = self.client;
+        self.config.validate(client.config().prefetch)?;
         let shared = Shared::new(Arc::clone(client.inner()), self.config);
         let (commands, to_do) = mpsc::channel(COMMANDS);
         let driver = Driver::new(Arc::clone(&shared), to_do);

@@ -49,8 +49,6 @@ pub struct ConsumerConfig {
     pub fetch_max_bytes: usize,
     /// `max.partition.fetch.bytes`: most of one partition in one answer. Default 1 MiB.
     pub max_partition_fetch_bytes: usize,
-    /// Bytes fetched ahead, and held by record sets not yet dropped. Default 64 MiB.
-    pub prefetch: usize,
     /// Most that one batch may hold once inflated. Default 64 MiB.
     pub max_batch_bytes: usize,
     /// `check.crcs`. Default true.
@@ -77,7 +75,6 @@ impl Default for ConsumerConfig {
             fetch_max_wait: Duration::from_millis(500),
             fetch_max_bytes: 50 << 20,
             max_partition_fetch_bytes: 1 << 20,
-            prefetch: 64 << 20,
             max_batch_bytes: 64 << 20,
             check_crcs: true,
             rack: None,
@@ -194,7 +191,8 @@ impl ConsumerConfig {
         KEYS.iter().map(|(key, ..)| *key)
     }
 
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    /// Checks what a single setter cannot see; `prefetch` is the client's.
+    pub(super) fn validate(&self, prefetch: usize) -> Result<(), ConfigError> {
         let contradiction = |text: &str| Err(ConfigError::Contradiction(text.to_owned()));
         if self.assignors.is_empty() {
             return contradiction("`partition.assignment.strategy` must name at least one assignor");
@@ -211,8 +209,8 @@ impl ConsumerConfig {
         if self.fetch_min_bytes < 0 || self.max_partition_fetch_bytes == 0 || self.fetch_max_bytes == 0 {
             return contradiction("`fetch.max.bytes` and `max.partition.fetch.bytes` must be more than 0");
         }
-        if self.prefetch < self.max_partition_fetch_bytes {
-            return contradiction("prefetch must not be below `max.partition.fetch.bytes`");
+        if prefetch < self.max_partition_fetch_bytes {
+            return contradiction("the client's prefetch must not be below `max.partition.fetch.bytes`");
         }
         Ok(())
     }
@@ -235,7 +233,7 @@ mod tests {
         }
         assert_eq!(config.assignors, vec![Assignor::CooperativeSticky, Assignor::Range]);
         assert_eq!(config.auto_offset_reset, OffsetReset::ByDuration(Duration::from_millis(93_784_500)));
-        config.validate().unwrap();
+        config.validate(64 << 20).unwrap();
         let error = config.set("enable.auto.commit", "true").unwrap_err();
         assert!(error.to_string().contains("unknown setting `enable.auto.commit`"));
         assert!(config.set("auto.offset.reset", "by_duration:PT").is_err());
@@ -245,8 +243,11 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let config = ConsumerConfig { instance_id: Some("i".to_owned()), ..ConsumerConfig::default() };
-        assert!(config.validate().is_err());
+        assert!(config.validate(64 << 20).is_err());
         let config = ConsumerConfig { heartbeat_interval: Duration::from_secs(45), ..ConsumerConfig::default() };
-        assert!(config.validate().is_err());
+        assert!(config.validate(64 << 20).is_err());
+        let config = ConsumerConfig::default();
+        assert!(config.validate(config.max_partition_fetch_bytes).is_ok());
+        assert!(config.validate(config.max_partition_fetch_bytes - 1).is_err());
     }
 }

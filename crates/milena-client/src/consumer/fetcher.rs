@@ -5,27 +5,28 @@
 //! on other connections: first by a request that waits for nothing, and when there was nothing, by one that is parked,
 //! too, for no longer than the session's, so that the next of those takes the partition in.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod intake;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milena_core::consumer::TopicPartition;
-use milena_core::consumer::aborted::AbortedFilter;
 use milena_core::consumer::fetch_session::{FINAL_EPOCH, FetchSession, FetchTarget, SessionFetch};
 use milena_core::consumer::prefetch::Charge;
 use milena_net::{Broker, Connection, Purpose, RequestFrame};
-use milena_protocol::fetch::{FetchReply, FetchedPartition, FetchedTopic};
+use milena_protocol::fetch::FetchReply;
 use milena_protocol::messages::FetchRequest;
 use milena_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
-use milena_protocol::record::RecordBatches;
 use milena_protocol::{ApiKey, ErrorCode, Uuid};
 use tokio::time::sleep_until;
 
+use self::plan::{Asked, Plan};
 use super::config::Isolation;
-use super::error::ConsumeError;
-use super::hand_over::Fetched;
 use super::outages::Awaited;
-use super::shared::{Shared, State};
+use super::shared::Shared;
 use crate::error::RequestError;
 
 /// A parked request that has this little time left takes in by itself what became fetchable.
@@ -34,12 +35,6 @@ const SOON: Duration = Duration::from_millis(15);
 const MARGIN: Duration = Duration::from_millis(10);
 /// After an error that a retry won't mend soon.
 const REFUSED: Duration = Duration::from_secs(1);
-
-/// What one fetch asks for: versions to tell whether an answer still counts.
-struct Asked {
-    targets: BTreeMap<TopicPartition, FetchTarget>,
-    versions: BTreeMap<TopicPartition, u64>,
-}
 
 /// Which fetch is to be planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,25 +47,18 @@ pub(super) enum Kind {
     Parked,
 }
 
-enum Plan {
-    Fetch(Asked, Charge),
-    /// Nothing to do before then, or before something changes.
-    Wait(Option<Instant>),
-    /// The broker leads nothing of ours.
-    Leave,
-}
-
 /// The fetcher of one broker.
 pub(super) async fn run(shared: Arc<Shared>, node: i32) {
     let mut session = FetchSession::new();
     let mut failures = 0;
     loop {
-        let changed = shared.fetchers.notified();
-        tokio::pin!(changed);
+        let (changed, room) = (shared.fetchers.notified(), shared.client.prefetch.room.notified());
+        tokio::pin!(changed, room);
         changed.as_mut().enable();
+        room.as_mut().enable();
         match shared.plan(node, Kind::Session) {
             Plan::Leave => break,
-            Plan::Wait(until) => wait(changed, until).await,
+            Plan::Wait(until) => wait(changed, room, until).await,
             Plan::Fetch(asked, mut charge) => {
                 let begun = shared.client.clock.now();
                 // The end does not wait for what the broker holds back.
@@ -107,14 +95,18 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
     }
 }
 
-async fn wait(changed: impl Future<Output = ()>, until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::select! {
-            biased;
-            () = changed => {}
-            () = sleep_until(until.into()) => {}
-        },
-        None => changed.await,
+async fn wait(changed: impl Future<Output = ()>, room: impl Future<Output = ()>, until: Option<Instant>) {
+    let time = async {
+        match until {
+            Some(until) => sleep_until(until.into()).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = changed => {}
+        () = room => {}
+        () = time => {}
     }
 }
 
@@ -136,14 +128,16 @@ async fn fetch(
     let answer = connection.call(frame);
     tokio::pin!(answer);
     let answered = loop {
-        let changed = shared.fetchers.notified();
-        tokio::pin!(changed);
+        let (changed, room) = (shared.fetchers.notified(), shared.client.prefetch.room.notified());
+        tokio::pin!(changed, room);
         changed.as_mut().enable();
+        room.as_mut().enable();
         begin_aside(shared, node, parked_until);
         tokio::select! {
             biased;
             answered = &mut answer => break answered,
             () = changed => {}
+            () = room => {}
         }
     };
     let reply =
@@ -324,198 +318,6 @@ fn frame(
         ..FetchRequest::default()
     };
     Ok(RequestFrame::encode(&request, version, wait + shared.client.config.request_timeout)?)
-}
-
-impl Shared {
-    /// What to fetch next from `node`, entered as asked. Its fetcher leaves when nothing is led there.
-    fn plan(&self, node: i32, kind: Kind) -> Plan {
-        let now = self.client.clock.now();
-        let snapshot = self.client.metadata.snapshot();
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let leads =
-            state.positions.iter().any(|(_, position)| position.leader.is_some_and(|(leader, _)| leader == node));
-        if kind == Kind::Session && (state.closed || !leads) {
-            state.fetching.remove(&node);
-            return Plan::Leave;
-        }
-        let held = state.positions.iter().count().max(1);
-        let share = (self.config.prefetch / held).max(self.config.max_partition_fetch_bytes);
-        let mut asked = Asked { targets: BTreeMap::new(), versions: BTreeMap::new() };
-        let mut later: Option<Instant> = None;
-        for (partition, position) in state.positions.fetchable(node) {
-            let under_way = state.asked.get(partition) == Some(&position.version);
-            let full = state.buffers.get(partition).is_some_and(|buffer| buffer.bytes() >= share);
-            let quiet = state.quiet.get(partition) == Some(&position.version);
-            let other_kind = match kind {
-                Kind::Session => false,
-                Kind::Quick => quiet,
-                Kind::Parked => !quiet,
-            };
-            if under_way || full || other_kind {
-                continue;
-            }
-            if let Some(at) = state.not_before.get(partition).copied().filter(|at| now < *at) {
-                later = Some(later.map_or(at, |known| known.min(at)));
-                continue;
-            }
-            let (Some(offset), Some((_, leader_epoch))) = (position.fetch_offset(), position.leader) else { continue };
-            let topic_id = snapshot.topic(&partition.topic).map_or(Uuid::ZERO, |topic| topic.id);
-            let max_bytes = i32::try_from(self.config.max_partition_fetch_bytes).unwrap_or(i32::MAX);
-            asked.targets.insert(partition.clone(), FetchTarget { topic_id, offset, leader_epoch, max_bytes });
-            asked.versions.insert(partition.clone(), position.version);
-        }
-        if asked.targets.is_empty() {
-            return Plan::Wait(later);
-        }
-        let Some(charge) = self.reserve(state, kind, asked.targets.len()) else { return Plan::Wait(later) };
-        if kind == Kind::Session {
-            state.quiet.retain(|partition, _| !asked.versions.contains_key(partition));
-        }
-        state.asked.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
-        Plan::Fetch(asked, charge)
-    }
-
-    fn reserve(&self, state: &State, kind: Kind, partitions: usize) -> Option<Charge> {
-        let least = self.config.max_partition_fetch_bytes.min(self.config.fetch_max_bytes);
-        let brokers: BTreeSet<i32> =
-            state.positions.iter().filter_map(|(_, position)| position.leader).map(|(leader, _)| leader).collect();
-        let most = self.config.max_partition_fetch_bytes.saturating_mul(partitions).min(self.config.fetch_max_bytes);
-        // A parked poll holds its reservation: one share is left for what is fetched aside.
-        let sharers = if kind == Kind::Session { brokers.len() + 1 } else { 4 * (brokers.len() + 1) };
-        if let Some(charge) = self.budget.reserve(most, least, sharers) {
-            return Some(charge);
-        }
-        // What is fetched ahead of paused partitions may fill the budget, and would wait for ever: the others go on in
-        // small steps, in debt.
-        let stuck = state.ready.is_empty() && state.parked_bytes() + least * brokers.len() > self.config.prefetch / 2;
-        (stuck && state.asked.is_empty()).then(|| self.budget.charge(least))
-    }
-
-    /// Takes an answer in. In one step with the end of the request: a fetch that is planned between the two would ask for
-    /// the same again.
-    fn take_in(&self, kind: Kind, asked: Asked, reply: FetchReply, charge: Charge) {
-        let names: BTreeMap<[u8; 16], Arc<str>> = asked
-            .targets
-            .iter()
-            .map(|(partition, target)| (*target.topic_id.as_bytes(), Arc::clone(&partition.topic)))
-            .collect();
-        let charge = Arc::new(charge);
-        let mut stale = false;
-        {
-            let mut state = self.state();
-            state.forget_asked(&asked);
-            if kind != Kind::Session {
-                // Whoever has something to say is taken off again.
-                state.quiet.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
-            }
-            for fetched in reply.partitions {
-                let topic = match &fetched.topic {
-                    FetchedTopic::Name(name) => Arc::from(&**name),
-                    FetchedTopic::Id(id) => match names.get(id.as_bytes()) {
-                        Some(name) => Arc::clone(name),
-                        None => continue,
-                    },
-                };
-                let partition = TopicPartition::new(topic, fetched.partition);
-                let Some(version) = asked.versions.get(&partition).copied() else { continue };
-                // Sought, revoked or lost since: void.
-                if state.closed || state.positions.current(&partition, version).is_none() {
-                    continue;
-                }
-                stale |= self.take_partition(&mut state, partition, version, fetched, &charge);
-            }
-        }
-        if stale {
-            self.client.metadata.request_refresh();
-        }
-        self.app.notify_waiters();
-        self.driver.notify_one();
-    }
-
-    /// Takes one partition's part in; says whether it shows the metadata to be stale.
-    fn take_partition(
-        &self,
-        state: &mut State,
-        partition: TopicPartition,
-        version: u64,
-        fetched: FetchedPartition,
-        charge: &Arc<Charge>,
-    ) -> bool {
-        let now = self.client.clock.now();
-        match fetched.error_code {
-            ErrorCode::NONE => {}
-            ErrorCode::OFFSET_OUT_OF_RANGE => {
-                if state.buffers.get(&partition).is_some_and(|buffer| !buffer.is_empty()) {
-                    // What was fetched before is good and comes first.
-                    state.not_before.insert(partition, now + self.client.config.retry_backoff);
-                    return false;
-                }
-                let wall = self.client.clock.wall_millis();
-                tracing::warn!(%partition, "the position is out of range: resetting it");
-                if let Err(error) = state.positions.handle_out_of_range(wall, &partition, version) {
-                    state.push(Err(error.into()));
-                }
-                return false;
-            }
-            error => {
-                let refresh = error.is_retriable() || error == ErrorCode::UNKNOWN_TOPIC_ID;
-                let pause = if refresh { self.client.config.retry_backoff } else { REFUSED };
-                state.not_before.insert(partition.clone(), now + pause);
-                if !refresh {
-                    let source = RequestError::broker(format!("fetch of {partition}"), error, None);
-                    state.push(Err(ConsumeError::Partition { partition, source }));
-                }
-                return refresh;
-            }
-        }
-        let (high, stable, start) = (fetched.high_watermark, fetched.last_stable_offset, fetched.log_start_offset);
-        state.positions.observe(&partition, version, high, stable, start);
-        let bytes = fetched.records.len();
-        let batches = RecordBatches::new(fetched.records);
-        let Some(from) = state.positions.current(&partition, version).and_then(|position| position.fetch_offset())
-        else {
-            return false;
-        };
-        // Headers alone say where to go on; a damaged one is met again, and reported, when its turn comes.
-        let mut next = from;
-        let mut damaged = false;
-        for batch in batches.clone() {
-            match batch {
-                Ok(batch) => next = next.max(batch.next_offset()),
-                Err(_) => damaged = true,
-            }
-        }
-        if next == from && !damaged {
-            return false;
-        }
-        if damaged {
-            state.not_before.insert(partition.clone(), now + REFUSED);
-        }
-        state.positions.fetched(&partition, version, next);
-        state.quiet.remove(&partition);
-        let aborted = fetched.aborted_transactions.iter().map(|aborted| (aborted.producer_id.0, aborted.first_offset));
-        state.buffers.entry(partition.clone()).or_default().push(Fetched {
-            version,
-            batches,
-            filter: AbortedFilter::new(aborted),
-            charge: Arc::clone(charge),
-            high_watermark: high,
-            bytes,
-        });
-        state.make_ready(&partition);
-        false
-    }
-}
-
-impl State {
-    fn forget_asked(&mut self, asked: &Asked) {
-        for (partition, version) in &asked.versions {
-            if self.asked.get(partition) == Some(version) {
-                self.asked.remove(partition);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

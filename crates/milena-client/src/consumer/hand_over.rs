@@ -14,6 +14,7 @@ use milena_protocol::record::{ControlType, RecordBatch, RecordBatches, RecordErr
 
 use super::config::ConsumerConfig;
 use super::error::ConsumeError;
+use super::metrics::add;
 use super::record_set::RecordSet;
 use super::shared::{Shared, State};
 
@@ -27,7 +28,10 @@ pub(super) struct Fetched {
     pub(super) filter: AbortedFilter,
     pub(super) charge: Arc<Charge>,
     pub(super) high_watermark: i64,
+    /// Of its whole batches.
     pub(super) bytes: usize,
+    /// Of the batch that was cut off behind them.
+    pub(super) cut_off: usize,
 }
 
 /// What was fetched ahead of one partition, oldest first.
@@ -71,6 +75,15 @@ impl Buffer {
     pub(super) fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.bytes).sum()
     }
+
+    /// Of batches that nobody has begun to read.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.parts.iter().map(Fetched::unread_bytes).sum()
+    }
+
+    pub(super) fn charges(&self) -> impl Iterator<Item = &Arc<Charge>> {
+        self.parts.iter().map(|part| &part.charge)
+    }
 }
 
 /// A batch that passed all checks.
@@ -80,6 +93,16 @@ struct Checked {
     next_offset: i64,
     leader_epoch: i32,
     inflated: usize,
+}
+
+/// A part that is read outside the lock.
+struct Taken {
+    partition: TopicPartition,
+    part: Fetched,
+    /// Its bytes before the reading began.
+    unread: usize,
+    position: i64,
+    epoch: AssignmentEpoch,
 }
 
 enum Step {
@@ -93,9 +116,9 @@ impl Shared {
     /// The next record set, if there is one. Each partition in turn, one batch at a time.
     pub(super) fn hand_over(self: &Arc<Self>) -> Option<Result<RecordSet, ConsumeError>> {
         loop {
-            let (partition, mut part, position, epoch) = self.take_part()?;
-            let step = part.step(position, &self.config);
-            let done = self.put_back(partition, part, position, epoch, step);
+            let mut taken = self.take_part()?;
+            let step = taken.part.step(taken.position, &self.config);
+            let done = self.put_back(taken, step);
             // A part is done, which makes room for a fetch, or is to be fetched again. A set that was handed over leaves its
             // part where it was, and changes nothing of what may be fetched.
             if !matches!(done, Some(Ok(_))) {
@@ -107,7 +130,7 @@ impl Shared {
         }
     }
 
-    fn take_part(&self) -> Option<(TopicPartition, Fetched, i64, AssignmentEpoch)> {
+    fn take_part(&self) -> Option<Taken> {
         let mut state = self.state();
         if state.closed {
             return None;
@@ -117,27 +140,24 @@ impl Shared {
             let Some(part) = buffer.take() else { continue };
             let current = state.positions.current(&partition, part.version);
             if let Some((position, epoch)) = current.and_then(|current| Some((current.position()?, current.epoch))) {
-                return Some((partition, part, position, epoch));
+                let unread = part.unread_bytes();
+                return Some(Taken { partition, part, unread, position, epoch });
             }
             // Sought or reassigned since: void.
+            state.void(part.unread_bytes());
             state.put_back(&partition, part.version, None);
         }
         None
     }
 
-    fn put_back(
-        self: &Arc<Self>,
-        partition: TopicPartition,
-        part: Fetched,
-        position: i64,
-        epoch: AssignmentEpoch,
-        step: Step,
-    ) -> Option<Result<RecordSet, ConsumeError>> {
+    fn put_back(self: &Arc<Self>, taken: Taken, step: Step) -> Option<Result<RecordSet, ConsumeError>> {
+        let Taken { partition, part, unread, position, epoch } = taken;
         let mut state = self.state();
         let version = part.version;
         let current = state.positions.current(&partition, version);
         if current.is_none_or(Position::is_held_back) {
             // Sought, revoked or lost while we read: its buffer went with it, or starts anew.
+            state.void(unread);
             state.put_back(&partition, version, None);
             return None;
         }
@@ -148,6 +168,7 @@ impl Shared {
                 None
             }
             Step::Corrupt(offset, source) => {
+                state.void(unread);
                 state.discard(&partition);
                 state.positions.handed_over(&partition, version, offset);
                 state.positions.refetch(&partition, version);
@@ -172,7 +193,9 @@ impl Shared {
                     (Arc::downgrade(self), set)
                 });
                 drop(state);
-                let inflated = (inflated > 0).then(|| self.budget.charge(inflated));
+                add(&self.counters.records, visible);
+                add(&self.counters.record_sets, 1);
+                let inflated = (inflated > 0).then(|| charge.and(inflated));
                 Some(Ok(RecordSet {
                     partition,
                     epoch,
@@ -201,6 +224,10 @@ impl State {
 }
 
 impl Fetched {
+    fn unread_bytes(&self) -> usize {
+        self.batches.rest().len().saturating_sub(self.cut_off)
+    }
+
     /// Reads up to the next batch that has something to show from `position` on.
     fn step(&mut self, position: i64, config: &ConsumerConfig) -> Step {
         let mut reached = position;

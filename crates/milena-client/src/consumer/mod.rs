@@ -1,7 +1,8 @@
 //! The consumer: partitions by hand or by a group, one stream of events, commits in order.
 //!
-//! One driver task owns membership and commits; one fetcher per broker reads ahead within a byte budget; decoding runs on
-//! the task that calls [`Consumer::next`], and the position moves there. See `driver`, `fetcher` and `hand_over`.
+//! One driver task owns membership and commits; one fetcher per broker reads ahead within the budget of the client;
+//! decoding runs on the task that calls [`Consumer::next`], and the position moves there. See `driver`, `fetcher` and
+//! `hand_over`.
 
 mod builder;
 mod config;
@@ -11,8 +12,10 @@ mod event;
 mod fetcher;
 mod hand_over;
 mod listing;
+mod metrics;
 mod offsets;
 mod outages;
+mod prefetch;
 mod processed;
 mod record_set;
 mod shared;
@@ -42,9 +45,11 @@ pub use self::error::{CommitError, ConsumeError};
 pub use self::event::{Assignment, ConsumerEvent, RevocationGuard};
 use self::listing::Listing;
 pub use self::listing::OffsetListing;
+pub use self::metrics::ConsumerMetrics;
 use self::offsets::Listed;
 pub use self::offsets::OffsetAndMetadata;
 pub use self::outages::{Awaited, Outage};
+pub(crate) use self::prefetch::Prefetch;
 pub use self::record_set::{ConsumerRecord, OwnedRecord, RecordSet, RecordSetIter};
 use self::shared::{Polling, Shared, Subscription};
 use crate::client::Client;
@@ -313,9 +318,14 @@ impl Consumer {
         self.shared().state().positions.get(partition)?.lag(read_committed)
     }
 
-    /// Bytes fetched ahead, or held by record sets, or reserved by fetches under way.
-    pub fn prefetched_bytes(&self) -> usize {
-        self.shared().budget.used()
+    /// What was counted so far.
+    pub fn metrics(&self) -> ConsumerMetrics {
+        let budget = &self.handle.client.inner().prefetch.budget;
+        ConsumerMetrics {
+            prefetch_used: budget.used() as u64,
+            prefetch_limit: budget.capacity() as u64,
+            ..self.shared().counters.read()
+        }
     }
 
     /// What the group has committed; partitions without a commit are left out.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use milena_core::consumer::positions::{Positions, Start};
-use milena_core::consumer::prefetch::PrefetchBudget;
+use milena_core::consumer::prefetch::Account;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
 use milena_net::{Connection, Purpose};
 use tokio::sync::Notify;
@@ -17,6 +17,7 @@ use super::error::ConsumeError;
 use super::event::ConsumerEvent;
 use super::fetcher::Kind;
 use super::hand_over::Buffer;
+use super::metrics::{Counters, add};
 use super::outages::Outages;
 use super::processed::Processed;
 use crate::client::ClientInner;
@@ -40,13 +41,13 @@ pub(super) enum Subscription {
 pub(super) struct Shared {
     pub(super) client: Arc<ClientInner>,
     pub(super) config: ConsumerConfig,
-    pub(super) budget: Arc<PrefetchBudget>,
+    pub(super) counters: Arc<Counters>,
     /// Wakes `next`.
     pub(super) app: Notify,
     /// Wakes the driver.
     pub(super) driver: Notify,
     /// Wakes all fetchers: something may be fetchable that was not.
-    pub(super) fetchers: Arc<Notify>,
+    pub(super) fetchers: Notify,
     /// Numbers of our own connections, for [`milena_net::Purpose::Own`].
     pub(super) connections: Connections,
     /// Wakes what ends with the consumer.
@@ -75,8 +76,8 @@ pub(super) struct State {
     pub(super) asked: BTreeMap<TopicPartition, u64>,
     /// Partitions not to be fetched again before then.
     pub(super) not_before: BTreeMap<TopicPartition, Instant>,
-    /// Nodes that have a fetcher.
-    pub(super) fetching: BTreeSet<i32>,
+    /// Nodes that have a fetcher, and what it may bring.
+    pub(super) fetching: BTreeMap<i32, Account>,
     /// Nodes that are fetched from aside, and how.
     pub(super) asides: BTreeSet<(i32, Kind)>,
     /// Partitions, by version, that had nothing when they were fetched aside.
@@ -99,13 +100,12 @@ pub(super) struct State {
     epochs: u64,
     /// How often the batch at an offset was found damaged.
     damaged: BTreeMap<TopicPartition, (i64, u32)>,
+    counters: Arc<Counters>,
 }
 
 impl Shared {
     pub(super) fn new(client: Arc<ClientInner>, config: ConsumerConfig) -> Arc<Self> {
-        let fetchers = Arc::new(Notify::new());
-        let wake = Arc::clone(&fetchers);
-        let budget = PrefetchBudget::new(config.prefetch, move || wake.notify_waiters());
+        let counters = Arc::new(Counters::default());
         let connections = client.chance.with(|rng| Connections {
             fetch: rng.u64(..),
             aside: rng.u64(..),
@@ -119,7 +119,7 @@ impl Shared {
             events: VecDeque::new(),
             asked: BTreeMap::new(),
             not_before: BTreeMap::new(),
-            fetching: BTreeSet::new(),
+            fetching: BTreeMap::new(),
             asides: BTreeSet::new(),
             quiet: BTreeMap::new(),
             subscription: Subscription::None,
@@ -134,12 +134,13 @@ impl Shared {
             outages: Outages::default(),
             epochs: 0,
             damaged: BTreeMap::new(),
+            counters: Arc::clone(&counters),
         };
         Arc::new(Self {
-            budget,
+            counters,
             app: Notify::new(),
             driver: Notify::new(),
-            fetchers,
+            fetchers: Notify::new(),
             connections,
             over: Notify::new(),
             own: Mutex::new(Some(Vec::new())),
@@ -162,7 +163,11 @@ impl Shared {
 
     /// Nothing more is fetched or handed over. Idempotent.
     pub(super) fn end(&self) {
-        self.state().closed = true;
+        {
+            let mut state = self.state();
+            state.closed = true;
+            state.fetching.clear();
+        }
         self.over.notify_waiters();
         self.wake_all();
     }
@@ -282,8 +287,15 @@ impl State {
 
     /// Drops what was fetched ahead of a partition.
     pub(super) fn discard(&mut self, partition: &TopicPartition) {
-        self.buffers.remove(partition);
+        if let Some(buffer) = self.buffers.remove(partition) {
+            self.void(buffer.unread_bytes());
+        }
         self.ready.retain(|ready| ready != partition);
+    }
+
+    /// Counts bytes that came and are dropped unread.
+    pub(super) fn void(&self, bytes: usize) {
+        add(&self.counters.bytes_voided, bytes);
     }
 
     /// Counts the times that the batch at `offset` was damaged, this one included.
@@ -322,15 +334,6 @@ impl State {
         if wanted && filled && !self.ready.contains(partition) {
             self.ready.push_back(partition.clone());
         }
-    }
-
-    /// Bytes fetched ahead of partitions that are paused: nobody will make room by reading them.
-    pub(super) fn parked_bytes(&self) -> usize {
-        self.buffers
-            .iter()
-            .filter(|(partition, _)| self.positions.get(partition).is_some_and(|position| position.paused))
-            .map(|(_, buffer)| buffer.bytes())
-            .sum()
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use milena_broker::Broker;
 use milena_core::consumer::TopicPartition;
+use milena_core::consumer::prefetch::{Charge, Wish};
 
 use super::config::ConsumerConfig;
 use super::shared::Shared;
@@ -24,4 +25,10 @@ pub(super) async fn shared(config: ConsumerConfig) -> (Arc<Shared>, Client) {
 
 pub(super) fn tp(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)
+}
+
+/// As a small fetch has it.
+pub(super) fn charge(shared: &Shared) -> Charge {
+    let wish = Wish { most: 1, least: 1, slices: 1, parked: 0 };
+    shared.client.prefetch.budget.open().reserve(wish).expect("an account without charges may borrow")
 }

@@ -357,20 +357,21 @@ async fn committed_reader_stops_before_an_open_transaction() {
 
 #[tokio::test(start_paused = true)]
 async fn prefetch_stays_within_its_budget_and_goes_on_as_sets_are_dropped() {
-    let rig = Rig::new(1, "t", 4).await;
+    let budget = 16 << 10;
+    let rig = Rig::new(1, "t", 4).await.with_prefetch(budget).await;
     for partition in 0..4 {
         for batch in 0..20 {
             rig.produce("t", partition, batch * 100..batch * 100 + 100).await;
         }
     }
-    let budget = 16 << 10;
-    let consumer = rig.consumer().max_partition_fetch_bytes(4 << 10).prefetch(budget).build().unwrap();
+    let consumer = rig.consumer().max_partition_fetch_bytes(4 << 10).build().unwrap();
     consumer.assign(all(4)).unwrap();
     let mut held = Vec::new();
     // Holding on to every set, the consumer must stop; how early depends on the size of batches.
     while let Ok(Ok(event)) = timeout(Duration::from_secs(5), consumer.next()).await {
         held.push(event);
-        assert!(consumer.prefetched_bytes() <= budget + (8 << 10), "{}", consumer.prefetched_bytes());
+        let used = consumer.metrics().prefetch_used;
+        assert!(used <= budget as u64 + (8 << 10), "{used}");
     }
     assert!(held.len() < 80, "{} sets in a budget for fewer", held.len());
     let mut count = held.len();
@@ -384,11 +385,11 @@ async fn prefetch_stays_within_its_budget_and_goes_on_as_sets_are_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn paused_backlog_does_not_starve_the_others() {
-    let rig = Rig::new(1, "t", 2).await;
+    let rig = Rig::new(1, "t", 2).await.with_prefetch(8 << 10).await;
     for batch in 0..40 {
         rig.produce("t", 0, batch * 100..batch * 100 + 100).await;
     }
-    let consumer = rig.consumer().max_partition_fetch_bytes(4 << 10).prefetch(8 << 10).build().unwrap();
+    let consumer = rig.consumer().max_partition_fetch_bytes(4 << 10).build().unwrap();
     consumer.assign(all(2)).unwrap();
     records(&consumer).await;
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use milena_broker::Broker;
 use milena_client::consumer::{Consumer, ConsumerBuilder, ConsumerEvent, RecordSet};
 use milena_client::raw::Target;
-use milena_client::{Client, TimeSource, TopicPartition};
+use milena_client::{Client, ClientBuilder, TimeSource, TopicPartition};
 use milena_protocol::Uuid;
 use milena_protocol::compress::Compression;
 use milena_protocol::messages::ProduceRequest;
@@ -44,6 +44,13 @@ impl Rig {
             .build();
         let client = client(&broker, 7).await;
         Self { broker, client }
+    }
+
+    /// The same brokers, with a client whose consumers fetch ahead no more than that.
+    pub(crate) async fn with_prefetch(self, bytes: usize) -> Self {
+        let builder = builder(&self.broker, 7).prefetch(bytes);
+        let client = builder.build().await.expect("the broker answers");
+        Self { client, ..self }
     }
 
     /// Another process: its own connections.
@@ -124,15 +131,16 @@ pub(crate) async fn write(client: &Client, topic: &str, partition: i32, records:
 }
 
 async fn client(broker: &Broker, seed: u64) -> Client {
+    builder(broker, seed).build().await.expect("the broker answers")
+}
+
+fn builder(broker: &Broker, seed: u64) -> ClientBuilder {
     Client::builder()
         .bootstrap(broker.bootstrap())
         .expect("addresses")
         .connector(Arc::new(Link(broker.clone())))
         .clock(TimeSource::virtual_from(std::time::UNIX_EPOCH + Duration::from_millis(WALL as u64)))
         .seed(seed)
-        .build()
-        .await
-        .expect("the broker answers")
 }
 
 pub(crate) async fn next(consumer: &Consumer) -> ConsumerEvent {

@@ -1,6 +1,9 @@
-//! The byte budget of everything fetched ahead. A fetch reserves what it may bring before it is sent; what it did bring
-//! stays charged until its last record set is dropped. More than reserved (a broker always sends one whole batch) is
-//! debt, and nothing new is granted until it is paid.
+//! The byte budget of everything that the consumers of a client fetch ahead. A fetch reserves what it may bring before it
+//! is sent; what it did bring stays charged until its last record set is dropped. More than reserved (a broker always
+//! sends one whole batch) is debt, and nothing new is granted until it is paid.
+//!
+//! Every fetcher, of whichever consumer and broker, has an account and an equal share: what one leaves unread is never in
+//! the way of another. One that holds nothing may always borrow a small fetch, so that nobody waits for others to read.
 
 use std::{
     fmt,
@@ -10,12 +13,41 @@ use std::{
     },
 };
 
-/// The budget, shared by all fetches of a client.
+/// What is lent where shares are smaller than a fetch: a batch of the usual size, for more than that comes anyway.
+const SMALLEST_LOAN: usize = 64 << 10;
+
+/// The budget, shared by all fetchers of a client.
 pub struct PrefetchBudget {
     capacity: usize,
     used: AtomicUsize,
-    /// Called when bytes came back after nothing was left.
+    accounts: AtomicUsize,
+    /// Called when bytes came back, or shares grew.
     freed: Box<dyn Fn() + Send + Sync>,
+}
+
+/// One fetcher's part in the budget. When it is dropped the shares of the others grow, though what it brought stays
+/// charged.
+pub struct Account {
+    ledger: Arc<Ledger>,
+}
+
+struct Ledger {
+    budget: Arc<PrefetchBudget>,
+    reserved: AtomicUsize,
+    held: AtomicUsize,
+}
+
+/// How much a fetch would like to bring.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// No more than this.
+    pub most: usize,
+    /// No less than this, or the fetch is not worth its request.
+    pub least: usize,
+    /// It may take one of so many slices of the share: a long poll that is parked must not hold all of it.
+    pub slices: usize,
+    /// Bytes held that nobody will read before others have been fetched.
+    pub parked: usize,
 }
 
 impl fmt::Debug for PrefetchBudget {
@@ -25,9 +57,10 @@ impl fmt::Debug for PrefetchBudget {
 }
 
 impl PrefetchBudget {
-    /// A budget of `capacity` bytes; `freed` is called whenever some come back.
+    /// A budget of `capacity` bytes; `freed` is called whenever more may be granted than before.
     pub fn new(capacity: usize, freed: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { capacity, used: AtomicUsize::new(0), freed: Box::new(freed) })
+        let (used, accounts) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { capacity, used, accounts, freed: Box::new(freed) })
     }
 
     /// Bytes reserved or charged now; above the capacity while in debt.
@@ -35,36 +68,82 @@ impl PrefetchBudget {
         self.used.load(Ordering::Acquire)
     }
 
-    /// Reserves up to `most` bytes for a fetch, at least `least`, and no more than one of `sharers` may have: a long poll
-    /// of a quiet broker must not hold what the others need.
-    pub fn reserve(self: &Arc<Self>, most: usize, least: usize, sharers: usize) -> Option<Charge> {
-        let share = (self.capacity / sharers.max(1)).max(least);
-        let mut used = self.used();
+    /// Bytes in all.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Opens an account, which makes the shares of the others smaller.
+    pub fn open(self: &Arc<Self>) -> Account {
+        self.accounts.fetch_add(1, Ordering::AcqRel);
+        let (reserved, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Account { ledger: Arc::new(Ledger { budget: Arc::clone(self), reserved, held }) }
+    }
+
+    /// What one account may have of it.
+    pub fn share(&self) -> usize {
+        self.capacity / self.accounts.load(Ordering::Acquire).max(1)
+    }
+}
+
+impl Account {
+    /// Reserves bytes for a fetch, or says that it has to wait. One caller at a time.
+    pub fn reserve(&self, wish: Wish) -> Option<Charge> {
+        let Ledger { budget, reserved, held } = &*self.ledger;
+        let share = budget.share();
+        let held = held.load(Ordering::Acquire);
+        let left = share.saturating_sub(held + reserved.load(Ordering::Acquire));
+        let least = wish.least.min(wish.most);
+        let wanted = wish.most.min(left).min((share / wish.slices.max(1)).max(least));
+        let mut used = budget.used();
         loop {
-            let left = self.capacity.saturating_sub(used);
-            let granted = most.min(share).min(left);
-            if granted < least.min(most) || granted == 0 {
-                return None;
+            let granted = wanted.min(budget.capacity.saturating_sub(used));
+            if granted < least || granted == 0 {
+                break;
             }
-            match self.used.compare_exchange_weak(used, used + granted, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(Charge { budget: Arc::clone(self), bytes: granted }),
+            match budget.used.compare_exchange_weak(used, used + granted, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(self.reserved(granted)),
                 Err(now) => used = now,
             }
         }
+        let lent = least.min(share.max(SMALLEST_LOAN)).max(1);
+        (held <= wish.parked).then(|| {
+            budget.used.fetch_add(lent, Ordering::AcqRel);
+            self.reserved(lent)
+        })
     }
 
-    /// Charges bytes that are there already, into debt if need be.
-    pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
-        self.used.fetch_add(bytes, Ordering::AcqRel);
-        Charge { budget: Arc::clone(self), bytes }
+    fn reserved(&self, bytes: usize) -> Charge {
+        self.ledger.reserved.fetch_add(bytes, Ordering::AcqRel);
+        Charge { ledger: Arc::clone(&self.ledger), bytes, is_settled: false }
+    }
+
+    /// Whether the charge was made here.
+    pub fn made(&self, charge: &Charge) -> bool {
+        Arc::ptr_eq(&self.ledger, &charge.ledger)
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.ledger.budget.accounts.fetch_sub(1, Ordering::AcqRel);
+        (self.ledger.budget.freed)();
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let load = |bytes: &AtomicUsize| bytes.load(Ordering::Relaxed);
+        let Ledger { reserved, held, .. } = &*self.ledger;
+        f.debug_struct("Account").field("reserved", &load(reserved)).field("held", &load(held)).finish()
     }
 }
 
 /// Bytes of the budget, given back when dropped.
-#[derive(Debug)]
 pub struct Charge {
-    budget: Arc<PrefetchBudget>,
+    ledger: Arc<Ledger>,
     bytes: usize,
+    is_settled: bool,
 }
 
 impl Charge {
@@ -73,26 +152,48 @@ impl Charge {
         self.bytes
     }
 
-    /// Sets what was reserved to what came.
+    /// Sets what was reserved to what came, into debt if need be.
     pub fn settle(&mut self, bytes: usize) {
-        if bytes >= self.bytes {
-            self.budget.used.fetch_add(bytes - self.bytes, Ordering::AcqRel);
-            self.bytes = bytes;
+        let Ledger { budget, reserved, held } = &*self.ledger;
+        if self.is_settled {
+            held.fetch_sub(self.bytes, Ordering::AcqRel);
         } else {
-            let back = self.bytes - bytes;
-            self.bytes = bytes;
-            self.budget.used.fetch_sub(back, Ordering::AcqRel);
-            (self.budget.freed)();
+            reserved.fetch_sub(self.bytes, Ordering::AcqRel);
         }
+        held.fetch_add(bytes, Ordering::AcqRel);
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        self.is_settled = true;
+        if bytes >= before {
+            budget.used.fetch_add(bytes - before, Ordering::AcqRel);
+        } else {
+            budget.used.fetch_sub(before - bytes, Ordering::AcqRel);
+            (budget.freed)();
+        }
+    }
+
+    /// Charges more, such as what this inflated to, to the same account: it is there already, into debt if need be.
+    pub fn and(&self, bytes: usize) -> Self {
+        self.ledger.held.fetch_add(bytes, Ordering::AcqRel);
+        self.ledger.budget.used.fetch_add(bytes, Ordering::AcqRel);
+        Self { ledger: Arc::clone(&self.ledger), bytes, is_settled: true }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
-            (self.budget.freed)();
+            let Ledger { budget, reserved, held } = &*self.ledger;
+            let part = if self.is_settled { held } else { reserved };
+            part.fetch_sub(self.bytes, Ordering::AcqRel);
+            budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
+            (budget.freed)();
         }
+    }
+}
+
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Charge").field("bytes", &self.bytes).field("is_settled", &self.is_settled).finish()
     }
 }
 
@@ -100,36 +201,73 @@ impl Drop for Charge {
 mod tests {
     use super::*;
 
+    fn wish(most: usize, slices: usize) -> Wish {
+        Wish { most, least: 10, slices, parked: 0 }
+    }
+
+    fn bytes(charge: &Option<Charge>) -> Option<usize> {
+        charge.as_ref().map(Charge::bytes)
+    }
+
     #[test]
-    fn reserve_takes_a_share_and_gives_back_what_did_not_come() {
-        let budget = PrefetchBudget::new(100, || {});
-        let mut one = budget.reserve(80, 10, 2).unwrap();
-        assert_eq!(one.bytes(), 50, "a share of two");
-        let two = budget.reserve(80, 10, 2).unwrap();
-        assert_eq!((two.bytes(), budget.used()), (50, 100));
-        assert!(budget.reserve(80, 10, 2).is_none());
-        one.settle(5);
-        assert_eq!(budget.used(), 55);
-        assert_eq!(budget.reserve(80, 10, 2).unwrap().bytes(), 45);
-        drop((one, two));
+    fn a_fetch_takes_its_slice_and_gives_back_what_did_not_come() {
+        let budget = PrefetchBudget::new(200, || {});
+        let (account, _other) = (budget.open(), budget.open());
+        let mut parked = account.reserve(wish(80, 2)).unwrap();
+        assert_eq!(parked.bytes(), 50, "half of a share of two");
+        let aside = account.reserve(wish(80, 4));
+        assert_eq!((bytes(&aside), budget.used()), (Some(25), 75));
+        parked.settle(5);
+        assert_eq!((budget.used(), bytes(&account.reserve(wish(80, 1)))), (30, Some(70)));
+        drop((parked, aside));
         assert_eq!(budget.used(), 0);
     }
 
     #[test]
-    fn overshoot_is_debt_that_blocks_until_it_is_paid() {
+    fn overshoot_is_debt_and_nothing_is_granted_before_it_is_paid() {
         let freed = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&freed);
         let budget = PrefetchBudget::new(100, move || {
             counter.fetch_add(1, Ordering::Relaxed);
         });
-        let mut fetch = budget.reserve(100, 10, 1).unwrap();
+        let account = budget.open();
+        let mut fetch = account.reserve(wish(100, 1)).unwrap();
         fetch.settle(150);
-        let inflated = budget.charge(30);
+        let inflated = fetch.and(30);
         assert_eq!(budget.used(), 180);
         drop(inflated);
-        assert!(budget.reserve(10, 1, 1).is_none());
+        assert_eq!(bytes(&account.reserve(wish(10, 1))), None);
         drop(fetch);
-        assert_eq!(freed.load(Ordering::Relaxed), 2);
-        assert!(budget.reserve(10, 1, 1).is_some());
+        assert_eq!((budget.used(), freed.load(Ordering::Relaxed)), (0, 2));
+        assert_eq!(bytes(&account.reserve(wish(10, 1))), Some(10));
+    }
+
+    #[test]
+    fn what_one_leaves_unread_is_not_in_the_way_of_another() {
+        let budget = PrefetchBudget::new(200, || {});
+        let (slow, fast) = (budget.open(), budget.open());
+        let mut unread = Vec::new();
+        while let Some(mut charge) = slow.reserve(wish(40, 1)) {
+            charge.settle(charge.bytes());
+            unread.push(charge);
+        }
+        assert_eq!(budget.used(), 100, "all of its share");
+        let grants: Vec<_> = (0..3).map_while(|_| fast.reserve(wish(50, 1))).collect();
+        assert_eq!(grants.iter().map(Charge::bytes).collect::<Vec<_>>(), [50, 50, 10], "all of its own, and a loan");
+        drop(fast);
+        assert_eq!(budget.share(), 200, "shares grow as accounts close");
+    }
+
+    #[test]
+    fn whoever_holds_nothing_may_borrow_and_whoever_holds_something_may_not() {
+        let budget = PrefetchBudget::new(100, || {});
+        let (full, new) = (budget.open(), budget.open());
+        let mut charge = full.reserve(wish(50, 1)).unwrap();
+        charge.settle(130);
+        assert_eq!(bytes(&full.reserve(wish(50, 1))), None);
+        let loan = new.reserve(wish(50, 1));
+        assert_eq!((bytes(&loan), budget.used()), (Some(10), 140));
+        let parked = Wish { parked: 130, ..wish(50, 1) };
+        assert_eq!(bytes(&full.reserve(parked)), Some(10), "what nobody will read holds nobody up");
     }
 }

@@ -444,7 +444,10 @@ impl Driver {
             }
             let leaders: BTreeSet<i32> =
                 state.positions.iter().filter_map(|(_, position)| position.leader).map(|(node, _)| node).collect();
-            leaders.into_iter().filter(|node| state.fetching.insert(*node)).collect()
+            let fresh: Vec<i32> = leaders.into_iter().filter(|node| !state.fetching.contains_key(node)).collect();
+            let budget = &self.shared.client.prefetch.budget;
+            state.fetching.extend(fresh.iter().map(|node| (*node, budget.open())));
+            fresh
         };
         for node in nodes {
             let fetcher = fetcher::run(Arc::clone(&self.shared), node);

@@ -1,10 +1,11 @@
 use milena_core::consumer::positions::Start;
 use milena_protocol::compress::Compression;
+use milena_protocol::fetch::{FetchedPartition, FetchedTopic};
 use milena_protocol::record::BatchEncoder;
 
 use super::*;
 use crate::consumer::config::ConsumerConfig;
-use crate::consumer::test_rig::{shared, tp};
+use crate::consumer::test_rig::{charge, shared, tp};
 
 fn offsets(plan: &Plan) -> Vec<i64> {
     match plan {
@@ -34,6 +35,8 @@ async fn request_ends_as_its_answer_is_taken_in_and_no_other_asks_for_the_same()
     let (shared, _client) = shared(ConsumerConfig::default()).await;
     shared.state().assign([(tp(0), Start::Offset(0))]);
     shared.state().positions.set_leader(&tp(0), Some((0, 0)));
+    let account = shared.client.prefetch.budget.open();
+    shared.state().fetching.insert(0, account);
     let plan = shared.plan(0, Kind::Session);
     assert_eq!(offsets(&plan), [0]);
     let Plan::Fetch(asked, charge) = plan else { panic!("nothing to fetch") };
@@ -55,7 +58,7 @@ async fn refusals_do_not_pile_up_while_nobody_asks_for_events() {
     shared.state().assign([(tp(0), Start::Offset(0))]);
     let version = shared.state().positions.get(&tp(0)).expect("held").version;
     for _ in 0..1000 {
-        let charge = Arc::new(shared.budget.charge(1));
+        let charge = Arc::new(charge(&shared));
         let refused = fetched(ErrorCode::TOPIC_AUTHORIZATION_FAILED, bytes::Bytes::new());
         shared.take_partition(&mut shared.state(), tp(0), version, refused, &charge);
     }

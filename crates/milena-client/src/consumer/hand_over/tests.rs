@@ -3,6 +3,7 @@ use milena_core::consumer::positions::Start;
 use milena_protocol::record::BatchEncoder;
 
 use super::*;
+use crate::consumer::test_rig as rig;
 use crate::consumer::test_rig::{shared, tp};
 
 /// A batch of one record per offset; a control batch has an abort marker for its only record.
@@ -32,6 +33,7 @@ fn part(version: u64, batches: &[Bytes], aborted: &[(i64, i64)], charge: Charge)
         filter: AbortedFilter::new(aborted.iter().copied()),
         charge: Arc::new(charge),
         high_watermark: -1,
+        cut_off: 0,
     }
 }
 
@@ -67,7 +69,7 @@ async fn transactions_that_end_below_the_position_decide_nothing_behind_it() {
         batch(16..18, Some(2), false),
     ];
     shared.state().assign([(tp(0), Start::Offset(9))]);
-    enter(&shared, part(version(&shared), &batches, &[(1, 0), (2, 5)], shared.budget.charge(1)));
+    enter(&shared, part(version(&shared), &batches, &[(1, 0), (2, 5)], rig::charge(&shared)));
     let mut seen = Vec::new();
     while let Some(set) = shared.hand_over() {
         seen.extend(offsets(&set.expect("sound")));
@@ -80,21 +82,21 @@ async fn transactions_that_end_below_the_position_decide_nothing_behind_it() {
 async fn one_reader_at_a_time_even_when_an_older_one_comes_back() {
     let (shared, _client) = shared(config()).await;
     shared.state().assign([(tp(0), Start::Offset(0))]);
-    let charge = || shared.budget.charge(1);
+    let charge = || rig::charge(&shared);
     enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], charge()));
-    let (partition, mut old, position, epoch) = shared.take_part().expect("ready");
-    let step = old.step(position, &shared.config);
+    let mut old = shared.take_part().expect("ready");
+    let step = old.part.step(old.position, &shared.config);
     // While it was read, the application sought, and two parts from there have come.
     shared.state().seek(&tp(0), Start::Offset(10));
     for from in [10, 15] {
         enter(&shared, part(version(&shared), &[batch(from..from + 5, None, false)], &[], charge()));
     }
-    let (_, mut new, new_position, _) = shared.take_part().expect("ready");
-    assert_eq!(new_position, 10);
-    assert!(shared.put_back(partition, old, position, epoch, step).is_none(), "void");
+    let mut new = shared.take_part().expect("ready");
+    assert_eq!(new.position, 10);
+    assert!(shared.put_back(old, step).is_none(), "void");
     assert!(shared.take_part().is_none(), "what follows waits for what is being read");
-    let step = new.step(new_position, &shared.config);
-    let first = shared.put_back(tp(0), new, new_position, epoch, step).expect("records").expect("sound");
+    let step = new.part.step(new.position, &shared.config);
+    let first = shared.put_back(new, step).expect("records").expect("sound");
     let second = shared.hand_over().expect("records").expect("sound");
     assert_eq!((offsets(&first), offsets(&second)), ((10..15).collect(), (15..20).collect()));
 }
@@ -103,14 +105,16 @@ async fn one_reader_at_a_time_even_when_an_older_one_comes_back() {
 async fn records_that_are_read_while_their_partition_is_revoked_are_not_handed_over() {
     let (shared, _client) = shared(config()).await;
     shared.state().assign([(tp(0), Start::Offset(0))]);
-    enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], shared.budget.charge(1)));
-    let (partition, mut part, position, epoch) = shared.take_part().expect("ready");
-    let step = part.step(position, &shared.config);
+    enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], rig::charge(&shared)));
+    let mut taken = shared.take_part().expect("ready");
+    let step = taken.part.step(taken.position, &shared.config);
     let mut state = shared.state();
     state.positions.hold_back(&tp(0));
     state.discard(&tp(0));
     drop(state);
-    assert!(shared.put_back(partition, part, position, epoch, step).is_none());
+    let unread = taken.unread as u64;
+    assert!(shared.put_back(taken, step).is_none());
+    assert_eq!(shared.counters.read().bytes_voided, unread);
     assert_eq!(shared.state().positions.get(&tp(0)).and_then(Position::position), Some(0));
 }
 
@@ -119,7 +123,7 @@ async fn fetchers_are_woken_when_a_part_is_done_and_not_for_each_set_of_it() {
     let (shared, _client) = shared(config()).await;
     shared.state().assign([(tp(0), Start::Offset(0))]);
     let batches = [batch(0..5, None, false), batch(5..10, None, false)];
-    enter(&shared, part(version(&shared), &batches, &[], shared.budget.charge(1)));
+    enter(&shared, part(version(&shared), &batches, &[], rig::charge(&shared)));
     let woken = shared.fetchers.notified();
     tokio::pin!(woken);
     woken.as_mut().enable();
