@@ -10,6 +10,7 @@ mod consumer_costs;
 mod consumer_group;
 mod consumer_listing;
 mod consumer_outages;
+mod consumer_parked;
 mod consumer_prefetch;
 mod consumer_real;
 mod consumer_rig;
