@@ -26,7 +26,7 @@ pub struct BrokerBuilder {
     topics: Vec<NewTopic>,
     configs: BTreeMap<String, String>,
     version_limits: BTreeMap<i16, VersionRange>,
-    racks: BTreeMap<NodeId, String>,
+    racks: Vec<String>,
 }
 
 /// Why a broker can't be built.
@@ -63,7 +63,7 @@ impl Default for BrokerBuilder {
             topics: Vec::new(),
             configs: BTreeMap::new(),
             version_limits: BTreeMap::new(),
-            racks: BTreeMap::new(),
+            racks: Vec::new(),
         }
     }
 }
@@ -73,13 +73,6 @@ impl BrokerBuilder {
     #[must_use]
     pub fn nodes(mut self, nodes: u16) -> Self {
         self.nodes = nodes;
-        self
-    }
-
-    /// Says in which rack a node stands (`broker.rack`). Default: in none.
-    #[must_use]
-    pub fn rack(mut self, node: i32, rack: impl Into<String>) -> Self {
-        self.racks.insert(NodeId(node), rack.into());
         self
     }
 
@@ -126,6 +119,14 @@ impl BrokerBuilder {
         self
     }
 
+    /// The racks of the nodes (`broker.rack`), in their order; nodes beyond have none. Clients that name their rack read from
+    /// a replica in it where `replica.selector.class` is Kafka's `RackAwareReplicaSelector` (KIP-392).
+    #[must_use]
+    pub fn racks<T: Into<String>>(mut self, racks: impl IntoIterator<Item = T>) -> Self {
+        self.racks = racks.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Builds and starts the broker.
     ///
     /// # Errors
@@ -143,8 +144,7 @@ impl BrokerBuilder {
         }
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let nodes = i32::from(self.nodes);
-        let mut cluster = Cluster::new(nodes, BrokerConfig::new(self.configs), seed);
-        cluster.racks = self.racks;
+        let cluster = Cluster::new(nodes, BrokerConfig::new(self.configs), seed).with_racks(self.racks);
         for topic in self.topics {
             let new = NewTopic { replication_factor: nodes.min(3) as i16, ..topic };
             cluster

@@ -3,7 +3,8 @@
 //! As Kafka: true long polls (minimum bytes, maximum wait, woken by appends, leader moves and deletions), sessions
 //! (KIP-227) with rotation, at least one batch however large, byte limits that cut the last batch, isolation levels with
 //! the aborted list, epoch checks and diverging epochs (KIP-320), topic ids from version 13, leader hints from version 12
-//! (endpoints from 16). Unlike Kafka: no fetch from followers, so the rack is ignored; a replica id is too.
+//! (endpoints from 16), from version 11 a preferred replica for a client's rack and reads from replicas in sync (KIP-392).
+//! Unlike Kafka: replicas never lag; a replica id is ignored.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -33,6 +34,8 @@ pub(crate) const VERSIONS: VersionRange = VersionRange::new(4, 18);
 const SESSIONS: i16 = 7;
 /// From here on a topic is given by its id.
 const TOPIC_IDS: i16 = 13;
+/// From here on replicas serve clients.
+const REPLICAS: i16 = 11;
 /// From here on answers say who leads.
 const LEADER_HINTS: i16 = 12;
 /// From here on they say where the leader is, too.
@@ -71,11 +74,19 @@ struct PartitionRead {
     diverging: Option<(i32, i64)>,
     /// Leader and epoch, for a client that asked the wrong node or with an old epoch; not for one that knows more.
     leader: Option<(NodeId, i32)>,
+    /// The replica to read from instead.
+    preferred: Option<NodeId>,
 }
 
 impl PartitionRead {
     fn failed(error: ErrorCode) -> Self {
         Self { error, high_watermark: -1, last_stable_offset: -1, log_start_offset: -1, ..Default::default() }
+    }
+
+    /// Read from that replica instead, unless something is wrong.
+    fn sent_to(self, replica: NodeId) -> Self {
+        let is_sound = !self.error.is_error() && self.diverging.is_none();
+        Self { preferred: is_sound.then_some(replica), ..self }
     }
 
     /// A partition that isn't there: Kafka sends an empty list of aborted transactions then, else a null one.
@@ -125,12 +136,14 @@ async fn read_until_satisfied(
     let limit = usize::try_from(limit).unwrap_or(0);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(limit);
     let isolation = Isolation::from_wire(request.isolation_level);
-    let reads = read_all(cx, context, isolation, limit);
+    let rack = request.rack_id.as_str();
+    let reads = read_all(cx, context, isolation, limit, rack);
     // What isn't there is told of, but does not cut the wait for the others short.
     let present: Vec<bool> = reads.iter().map(|read| !read.missing).collect();
     let enough = |reads: &[PartitionRead]| {
         let bytes: usize = reads.iter().map(|read| read.result.records.len()).sum();
-        let ends_wait = |read: &PartitionRead| read.error.is_error() || read.diverging.is_some();
+        let ends_wait =
+            |read: &PartitionRead| read.error.is_error() || read.diverging.is_some() || read.preferred.is_some();
         bytes >= min_bytes || reads.iter().zip(&present).any(|(read, present)| *present && ends_wait(read))
     };
     if request.max_wait_ms <= 0 || !present.contains(&true) || enough(&reads) {
@@ -146,7 +159,7 @@ async fn read_until_satisfied(
     }
     loop {
         // Registered before this read: what comes after it leaves a permit in the waiter.
-        let reads = read_all(cx, context, isolation, limit);
+        let reads = read_all(cx, context, isolation, limit, rack);
         if enough(&reads) || timeout_at(deadline, waiter.notified()).await.is_err() {
             return reads;
         }
@@ -159,7 +172,13 @@ fn find(cx: &RequestContext<'_>, wanted: &Wanted) -> Result<(TopicName, Arc<Part
     Ok((topic.name.clone(), partition))
 }
 
-fn read_all(cx: &RequestContext<'_>, context: &FetchContext, isolation: Isolation, limit: usize) -> Vec<PartitionRead> {
+fn read_all(
+    cx: &RequestContext<'_>,
+    context: &FetchContext,
+    isolation: Isolation,
+    limit: usize,
+    rack: &str,
+) -> Vec<PartitionRead> {
     let mut room = limit;
     let mut nothing_yet = true;
     let mut reads = Vec::with_capacity(context.wanted.len());
@@ -168,7 +187,15 @@ fn read_all(cx: &RequestContext<'_>, context: &FetchContext, isolation: Isolatio
             Err(code) => PartitionRead::missing(code),
             Ok((topic, partition)) => match cx.effects.partition_error(&topic, wanted.partition, false) {
                 Some(code) => PartitionRead::failed(code),
-                None => read_one(cx.node, &partition.lock(), wanted, isolation, room, nothing_yet),
+                None => {
+                    let state = partition.lock();
+                    let is_leader = state.leader == Some(cx.node) && cx.version >= REPLICAS;
+                    match cx.core.cluster.preferred_replica(&state, rack).filter(|_| is_leader) {
+                        // As Kafka: the leader has no records for whom another is to serve.
+                        Some(preferred) => read_one(cx, &state, wanted, isolation, 0, false).sent_to(preferred),
+                        None => read_one(cx, &state, wanted, isolation, room, nothing_yet),
+                    }
+                }
             },
         };
         let bytes = read.result.records.len();
@@ -180,14 +207,15 @@ fn read_all(cx: &RequestContext<'_>, context: &FetchContext, isolation: Isolatio
 }
 
 fn read_one(
-    node: NodeId,
+    cx: &RequestContext<'_>,
     state: &PartitionState,
     wanted: &Wanted,
     isolation: Isolation,
     room: usize,
     at_least_one: bool,
 ) -> PartitionRead {
-    if let Err(code) = state.check_leader(node, wanted.current_leader_epoch) {
+    let check = if cx.version >= REPLICAS { PartitionState::check_reader } else { PartitionState::check_leader };
+    if let Err(code) = check(state, cx.node, wanted.current_leader_epoch) {
         let stale = code != ErrorCode::UNKNOWN_LEADER_EPOCH;
         let leader = state.leader.filter(|_| stale).map(|leader| (leader, state.leader_epoch));
         return PartitionRead { leader, ..PartitionRead::failed(code) };
@@ -222,7 +250,7 @@ fn respond(cx: &RequestContext<'_>, context: &FetchContext, reads: &[PartitionRe
         .map(|read| Seen {
             failed: read.error.is_error(),
             has_records: read.result.records.len() > 0,
-            diverging: read.diverging.is_some(),
+            diverging: read.diverging.is_some() || read.preferred.is_some(),
             high_watermark: read.high_watermark,
             log_start_offset: read.log_start_offset,
         })
@@ -279,6 +307,9 @@ fn partition_data(cx: &RequestContext<'_>, partition_index: i32, read: &Partitio
         records: Some(read.result.records.to_bytes()),
         ..Default::default()
     };
+    if let Some(replica) = read.preferred {
+        data.preferred_read_replica = replica;
+    }
     if cx.version >= LEADER_HINTS {
         if let Some((leader_id, leader_epoch)) = read.leader {
             data.current_leader = LeaderIdAndEpoch { leader_id, leader_epoch };

@@ -81,7 +81,7 @@ impl RequestContext<'_> {
 
     /// The rack of `node`, if it has one.
     pub(crate) fn rack(&self, node: NodeId) -> Option<StrBytes> {
-        self.core.cluster.racks.get(&node).map(|rack| rack.clone().into())
+        self.core.cluster.rack(node).map(StrBytes::from)
     }
 }
 

@@ -123,6 +123,7 @@ pub(crate) const BROKER_KEYS: &[ConfigKey] = &[
     key("num.partitions", Int, "1"),
     key("offset.metadata.max.bytes", Int, "4096"),
     key("offsets.topic.num.partitions", Int, "50"),
+    key("replica.selector.class", Text, ""),
     key("socket.request.max.bytes", Int, "104857600"),
     key("transaction.max.timeout.ms", Int, "900000"),
     key("unclean.leader.election.enable", Boolean, "false"),

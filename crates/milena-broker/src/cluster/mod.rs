@@ -27,6 +27,9 @@ pub(crate) use self::{
 };
 use crate::lock::{Lock, Shared};
 
+/// The only `replica.selector.class` there is but for none.
+const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
 /// The coordinator of what: the `key_type` of FindCoordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CoordinatorType {
@@ -43,8 +46,7 @@ pub(crate) struct Cluster {
     /// All nodes, running or not.
     pub(crate) nodes: Vec<NodeId>,
     pub(crate) config: Arc<BrokerConfig>,
-    /// Of those nodes that have one.
-    pub(crate) racks: BTreeMap<NodeId, String>,
+    racks: BTreeMap<NodeId, String>,
     running: Shared<BTreeSet<NodeId>>,
     topics: Shared<Topics>,
     /// Keys whose coordinator was moved away from where the hash puts it.
@@ -81,6 +83,30 @@ impl Cluster {
             producer_ids: Lock::default(),
             rng: Lock::new(rng),
         }
+    }
+
+    pub(crate) fn with_racks(self, racks: Vec<String>) -> Self {
+        let racks = self.nodes.iter().copied().zip(racks).collect();
+        Self { racks, ..self }
+    }
+
+    /// `broker.rack` of a node.
+    pub(crate) fn rack(&self, node: NodeId) -> Option<&str> {
+        self.racks.get(&node).map(String::as_str)
+    }
+
+    /// The replica that a client in `rack` should read from instead of the leader, as Kafka's `RackAwareReplicaSelector`
+    /// picks it; none where the leader is in that rack, or nobody is.
+    pub(crate) fn preferred_replica(&self, state: &PartitionState, rack: &str) -> Option<NodeId> {
+        let selector = self.config.value("replica.selector.class");
+        if rack.is_empty() || selector != RACK_AWARE {
+            return None;
+        }
+        let is_near = |node: &NodeId| self.rack(*node) == Some(rack);
+        if state.leader.is_none_or(|leader| is_near(&leader)) {
+            return None;
+        }
+        state.in_sync.iter().copied().find(|node| is_near(node) && self.is_running(*node))
     }
 
     pub(crate) fn is_running(&self, node: NodeId) -> bool {

@@ -58,6 +58,14 @@ impl Partition {
 }
 
 impl PartitionState {
+    /// As [`Self::check_leader`], of a reader that may be served by a replica in sync, too (KIP-392).
+    pub(crate) fn check_reader(&self, node: NodeId, client_epoch: i32) -> Result<(), ErrorCode> {
+        match self.check_leader(node, client_epoch) {
+            Err(ErrorCode::NOT_LEADER_OR_FOLLOWER) if self.leader.is_some() && self.in_sync.contains(&node) => Ok(()),
+            checked => checked,
+        }
+    }
+
     /// Whether `node` may answer for this partition to a client that knows `client_epoch` (-1: does not say), KIP-320.
     pub(crate) fn check_leader(&self, node: NodeId, client_epoch: i32) -> Result<(), ErrorCode> {
         if self.replicas.contains(&node) && client_epoch >= 0 {

@@ -60,12 +60,14 @@ async fn a_long_poll_ends_when_the_leader_moves_or_the_topic_goes() {
     let broker = Broker::builder().nodes(2).topic("t", 1).build();
     let mut reader = Client::to(&broker, 0);
     let started = Instant::now();
-    reader.send(12, &long_poll(0, 1, 30_000)).await;
+    let mut poll = long_poll(0, 1, 30_000);
+    poll.topics[0].partitions[0].current_leader_epoch = 0;
+    reader.send(12, &poll).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     broker.move_leader("t", 0, 1).expect("a known partition");
     let (_, response) = reader.receive::<FetchRequest>(12).await.expect("an answer");
     let moved = only_fetched(response);
-    assert_eq!(moved.error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(moved.error_code, ErrorCode::FENCED_LEADER_EPOCH);
     assert_eq!((moved.current_leader.leader_id, moved.current_leader.leader_epoch), (NodeId(1), 1));
     let mut reader = Client::to(&broker, 1);
     reader.send(12, &long_poll(0, 1, 30_000)).await;
@@ -184,4 +186,24 @@ async fn topic_ids_replace_names_from_version_13() {
     assert_eq!(values(&only_fetched(response)), ["x"]);
     request.topics[0].topic_id = milena_protocol::Uuid::from_u128(1);
     assert_eq!(only_fetched(client.call(13, &request).await).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replica_in_the_clients_rack_is_named_by_the_leader_and_serves() {
+    let selector = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+    let builder = Broker::builder().nodes(2).topic("t", 1).racks(["a", "b"]).config("replica.selector.class", selector);
+    let broker = builder.build();
+    broker.move_leader("t", 0, 0).expect("a known partition");
+    let mut client = Client::to(&broker, 0);
+    client.produce("t", 0, plain(&["one"])).await;
+    let fetch = |rack: &str| FetchRequest { rack_id: rack.into(), ..long_poll(0, 1, 30_000) };
+    for (version, rack, preferred) in [(12, "b", 1), (12, "a", -1), (12, "c", -1), (12, "", -1), (10, "b", -1)] {
+        let rack = if version < 11 { "" } else { rack };
+        let fetched = only_fetched(client.call(version, &fetch(rack)).await);
+        assert_eq!(fetched.preferred_read_replica, NodeId(preferred), "{version} {rack}");
+        assert_eq!(fetched.records.is_some_and(|records| !records.is_empty()), preferred < 0, "{version} {rack}");
+    }
+    let mut near = Client::to(&broker, 1);
+    assert!(!only_fetched(near.call(12, &fetch("b")).await).records.expect("some").is_empty());
+    assert_eq!(only_fetched(near.call(10, &fetch("")).await).error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
 }

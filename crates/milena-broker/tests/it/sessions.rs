@@ -122,7 +122,7 @@ async fn an_error_is_mentioned_until_it_is_gone_and_once_more() {
     }
     let mut client = Client::to(&broker, 0);
     let id = session(&mut client).await;
-    broker.move_leader("t", 1, 1).expect("a known partition");
+    broker.remove_leader("t", 1).expect("a known partition");
     for epoch in [1, 2] {
         let response = client.call(12, &incremental(id, epoch, &[])).await;
         assert_eq!(mentioned(&response), [1]);

@@ -158,7 +158,7 @@ async fn keys_are_ignored_where_that_is_wanted() {
 
 #[tokio::test(start_paused = true)]
 async fn keyless_records_stay_in_the_rack_while_somebody_leads_there() {
-    let racks = |builder: milena_broker::BrokerBuilder| builder.rack(0, "a").rack(1, "b").rack(2, "b");
+    let racks = |builder: milena_broker::BrokerBuilder| builder.racks(["a", "b", "b"]);
     let broker = racks(Broker::builder().nodes(3).topic("t", 6).seed(1)).build();
     let client = client(&broker).await;
     let mut config = ProducerConfig::default();
