@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use milena_protocol::{ApiKey, NodeId, VersionRange};
+use milena_protocol::{ApiKey, VersionRange};
 
 use crate::{
     broker::Broker,

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use milena_core::metadata::{ClusterSnapshot, Metadata, MetadataConfig, MetadataError, MetadataQuery, TopicMetadata};
+use milena_core::metadata::{
+    BrokerMetadata, ClusterSnapshot, LeaderHint, Metadata, MetadataConfig, MetadataError, MetadataQuery, TopicMetadata,
+};
 use milena_net::{Broker, BrokerAddress, ConnectError, Pool, Purpose};
 use milena_protocol::messages::MetadataRequest;
 use milena_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -119,6 +121,14 @@ impl MetadataKeeper {
     pub(crate) fn request_refresh(&self) {
         self.machine().request_refresh();
         self.wake.notify_one();
+    }
+
+    /// What a broker said of leaders while it was asked for something else (KIP-951): believed at once, where it is news.
+    pub(crate) fn take_hints(&self, leaders: &[LeaderHint], brokers: &[BrokerMetadata]) {
+        let mut machine = self.machine();
+        if machine.handle_hints(leaders, brokers) {
+            self.publish(&machine);
+        }
     }
 
     /// A refresh that begins after this call.

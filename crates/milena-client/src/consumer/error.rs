@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use milena_core::consumer::TopicPartition;
-use milena_core::consumer::positions::NoOffset;
+use milena_core::consumer::positions::{LogTruncation, NoOffset};
 use milena_core::group::classic::GroupError;
 use milena_core::group::commit_lane::OffsetRefused;
 use milena_protocol::record::RecordError;
@@ -18,6 +18,9 @@ pub enum ConsumeError {
     /// There is no offset to start from, and `auto.offset.reset` is `none`.
     #[error(transparent)]
     NoOffset(#[from] NoOffset),
+    /// Records that were handed over are no longer in the log, and `auto.offset.reset` is `none` (KIP-320).
+    #[error(transparent)]
+    Truncated(#[from] LogTruncation),
     /// A batch is damaged. The position is still before it, and it is fetched again.
     #[error("{partition} holds a damaged batch at offset {offset}: if it stays damaged, seek past it")]
     Corrupt {
@@ -81,9 +84,11 @@ impl ConsumeError {
     /// What the error asks of the caller.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoOffset(_) | Self::Corrupt { .. } | Self::NotAssigned(_) | Self::CloseTimedOut => {
-                ErrorClass::ApplicationRecoverable
-            }
+            Self::NoOffset(_)
+            | Self::Truncated(_)
+            | Self::Corrupt { .. }
+            | Self::NotAssigned(_)
+            | Self::CloseTimedOut => ErrorClass::ApplicationRecoverable,
             Self::Group { source: GroupError::Refused(code), .. } => ErrorClass::of(*code),
             Self::Group { .. } => ErrorClass::Fatal,
             Self::Unreachable { .. } => ErrorClass::Retriable,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Weak;
 use std::time::Instant;
 
+use milena_core::consumer::positions::LogTruncation;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
 
 use super::outages::Awaited;
@@ -22,6 +23,10 @@ pub enum ConsumerEvent {
     Revoked(RevocationGuard),
     /// Partitions are gone already: others may hold them, commits for them are refused.
     Lost(Vec<TopicPartition>),
+    /// Records that were handed over are no longer in the partition's log: an unclean election lost them (KIP-320). It goes
+    /// on where the logs part, or, where nobody can say, as `auto.offset.reset` says. Without such a policy it stops, and
+    /// [`ConsumeError::Truncated`](super::ConsumeError::Truncated) tells.
+    Truncated(LogTruncation),
     /// What [`ConsumeError::Unreachable`](super::ConsumeError::Unreachable) told of is there again, or is not needed any
     /// more.
     Reached(Awaited),

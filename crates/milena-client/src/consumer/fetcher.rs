@@ -1,4 +1,4 @@
-//! Fetches from one broker, as long as it leads a partition of ours: one request after the other, on a connection of its
+//! Fetches from one broker, as long as it leads a partition of ours or is the replica to read one from: one request after the other, on a connection of its
 //! own and in a session (KIP-227), never waiting for another broker or, within the budget, for the application.
 //!
 //! A partition that becomes fetchable while the request is parked at the broker is fetched *aside*, without a session and
@@ -71,15 +71,18 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
                     Ok(reply) => {
                         failures = 0;
                         shared.answered(&Awaited::Broker(node));
-                        shared.take_in(Kind::Session, asked, reply, charge);
+                        shared.take_in(node, Kind::Session, asked, reply, charge);
                     }
                     Err(RequestError::Closed) => shared.end(),
                     Err(error) => {
                         shared.state().forget_asked(&asked);
                         drop(charge);
                         tracing::debug!(node, %error, "fetch failed");
-                        shared.failed(Awaited::Broker(node), begun, &error);
                         shared.client.metadata.request_refresh();
+                        if shared.give_up_replica(node) {
+                            continue;
+                        }
+                        shared.failed(Awaited::Broker(node), begun, &error);
                         let backoff = shared.client.retry_backoff();
                         let wait = shared.client.chance.with(|rng| backoff.delay(failures, rng));
                         failures += 1;
@@ -123,7 +126,7 @@ async fn fetch(
     let wait = shared.config.fetch_max_wait;
     let version = version_for(&connection, &asked.targets)?;
     let planned = session.plan(asked.targets.clone());
-    let frame = frame(shared, planned, version, wait, charge.bytes())?;
+    let frame = frame(shared, planned, version, wait, charge.bytes(), asked.may_follow)?;
     let parked_until = shared.client.clock.now() + wait;
     let answer = connection.call(frame);
     tokio::pin!(answer);
@@ -200,7 +203,7 @@ async fn aside(shared: Arc<Shared>, node: i32, kind: Kind, asked: Asked, mut cha
         () = shared.ended() => return,
     };
     match outcome {
-        Ok(reply) => shared.take_in(kind, asked, reply, charge),
+        Ok(reply) => shared.take_in(node, kind, asked, reply, charge),
         Err(error) => {
             tracing::debug!(node, %error, "fetch aside failed");
             let again = shared.client.clock.now() + shared.client.config.retry_backoff;
@@ -227,7 +230,7 @@ async fn fetch_aside(
     let version = version_for(&connection, &asked.targets)?;
     let send = asked.targets.iter().map(|(partition, target)| (partition.clone(), *target)).collect();
     let planned = SessionFetch { epoch: FINAL_EPOCH, send, ..SessionFetch::default() };
-    let frame = frame(shared, planned, version, limit, charge.bytes())?;
+    let frame = frame(shared, planned, version, limit, charge.bytes(), asked.may_follow)?;
     let reply = connection.call(frame).await?;
     let reply = read(&connection, reply.api_version, reply.body, charge)?;
     match reply.error_code {
@@ -269,6 +272,7 @@ fn frame(
     version: i16,
     wait: Duration,
     max_bytes: usize,
+    may_follow: bool,
 ) -> Result<RequestFrame, RequestError> {
     let by_id = version >= 13;
     let mut topics: Vec<FetchTopic> = Vec::new();
@@ -290,6 +294,7 @@ fn frame(
             partition: partition.partition,
             current_leader_epoch: if version >= 9 { target.leader_epoch } else { -1 },
             fetch_offset: target.offset,
+            last_fetched_epoch: if version >= 12 { target.last_fetched_epoch } else { -1 },
             partition_max_bytes: target.max_bytes,
             ..FetchPartition::default()
         });
@@ -313,8 +318,8 @@ fn frame(
         session_epoch: if in_session { planned.epoch } else { FINAL_EPOCH },
         topics,
         forgotten_topics_data,
-        // No rack: a leader that has a nearer replica for it would answer with that replica's name in place of records
-        // (KIP-392), and only leaders are fetched from here. The rack goes to the assignors.
+        // A leader that has a nearer replica for it answers with that replica's name in place of records (KIP-392).
+        rack_id: shared.config.rack.as_deref().filter(|_| version >= 11 && may_follow).unwrap_or_default().into(),
         ..FetchRequest::default()
     };
     Ok(RequestFrame::encode(&request, version, wait + shared.client.config.request_timeout)?)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use milena_core::consumer::aborted::{AbortedFilter, BatchFacts};
-use milena_core::consumer::positions::Position;
+use milena_core::consumer::positions::{EpochOffset, Position};
 use milena_core::consumer::prefetch::Charge;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
 use milena_protocol::compress::Compression;
@@ -108,8 +108,8 @@ struct Taken {
 enum Step {
     Set(Checked),
     /// Nothing to show; the position may move to there all the same.
-    End(i64),
-    Corrupt(i64, RecordError),
+    End(EpochOffset),
+    Corrupt(EpochOffset, RecordError),
 }
 
 impl Shared {
@@ -167,11 +167,12 @@ impl Shared {
                 state.put_back(&partition, version, None);
                 None
             }
-            Step::Corrupt(offset, source) => {
+            Step::Corrupt(reached, source) => {
                 state.void(unread);
                 state.discard(&partition);
-                state.positions.handed_over(&partition, version, offset);
+                state.positions.handed_over(&partition, version, reached);
                 state.positions.refetch(&partition, version);
+                let offset = reached.offset;
                 let attempts = state.count_damage(&partition, offset);
                 if attempts <= QUIET_REFETCHES {
                     state.not_before.remove(&partition);
@@ -186,7 +187,8 @@ impl Shared {
             Step::Set(checked) => {
                 let Checked { records, visible, next_offset, leader_epoch, inflated } = checked;
                 let (high_watermark, charge) = (part.high_watermark, Arc::clone(&part.charge));
-                state.positions.handed_over(&partition, version, next_offset);
+                let next = EpochOffset { offset: next_offset, epoch: leader_epoch };
+                state.positions.handed_over(&partition, version, next);
                 state.put_back(&partition, version, Some(part));
                 let on_drop = self.config.commit_on_drop.then(|| {
                     let set = state.processed.handed_over(&partition, epoch, next_offset, leader_epoch);
@@ -230,7 +232,7 @@ impl Fetched {
 
     /// Reads up to the next batch that has something to show from `position` on.
     fn step(&mut self, position: i64, config: &ConsumerConfig) -> Step {
-        let mut reached = position;
+        let mut reached = EpochOffset::unknown(position);
         loop {
             let batch = match self.batches.next() {
                 None => return Step::End(reached),
@@ -239,7 +241,10 @@ impl Fetched {
             };
             match self.read(&batch, position, config) {
                 Ok(Some(checked)) => return Step::Set(checked),
-                Ok(None) => reached = reached.max(batch.next_offset()),
+                Ok(None) if batch.next_offset() > reached.offset => {
+                    reached = EpochOffset { offset: batch.next_offset(), epoch: batch.partition_leader_epoch() };
+                }
+                Ok(None) => {}
                 Err(error) => return Step::Corrupt(reached, error),
             }
         }

@@ -13,6 +13,10 @@ pub struct ConsumerMetrics {
     pub fetches: u64,
     /// Fetches answered that went aside of a parked one, without a session.
     pub fetches_aside: u64,
+    /// Fetches answered by replicas that do not lead, in place of leaders (KIP-392).
+    pub fetches_from_replicas: u64,
+    /// Times that a leader had another log than was read, be it only what was fetched ahead (KIP-320).
+    pub truncations: u64,
     /// Bytes of batches that came.
     pub bytes_fetched: u64,
     /// Bytes of batches that were cut off at the end of an answer, by `max.partition.fetch.bytes`, `fetch.max.bytes` or
@@ -35,6 +39,8 @@ pub struct ConsumerMetrics {
 pub(super) struct Counters {
     pub(super) fetches: AtomicU64,
     pub(super) fetches_aside: AtomicU64,
+    pub(super) fetches_from_replicas: AtomicU64,
+    pub(super) truncations: AtomicU64,
     pub(super) bytes_fetched: AtomicU64,
     pub(super) bytes_cut_off: AtomicU64,
     pub(super) bytes_voided: AtomicU64,
@@ -52,6 +58,8 @@ impl Counters {
         ConsumerMetrics {
             fetches: load(&self.fetches),
             fetches_aside: load(&self.fetches_aside),
+            fetches_from_replicas: load(&self.fetches_from_replicas),
+            truncations: load(&self.truncations),
             bytes_fetched: load(&self.bytes_fetched),
             bytes_cut_off: load(&self.bytes_cut_off),
             bytes_voided: load(&self.bytes_voided),

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milena_core::consumer::positions::{EARLIEST, LATEST};
-pub use milena_core::consumer::positions::{NoOffset, OffsetReset, Start};
+pub use milena_core::consumer::positions::{EpochOffset, LogTruncation, NoOffset, OffsetReset, Start};
 pub use milena_core::consumer::{AssignmentEpoch, TopicPartition};
 pub use milena_core::group::assignor::Assignor;
 pub use milena_core::group::classic::GroupError;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milena_core::consumer::TopicPartition;
+use milena_core::consumer::positions::EpochOffset;
 use milena_core::group::commit_lane::{CommitReply, OffsetToCommit, Unanswered};
 use milena_net::{Broker, Connection, Purpose};
 use milena_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -13,7 +14,10 @@ use milena_protocol::messages::offset_commit_request::{OffsetCommitRequestPartit
 use milena_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
 };
-use milena_protocol::messages::{ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest};
+use milena_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
+use milena_protocol::messages::{
+    ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+};
 use milena_protocol::{ApiKey, ErrorCode, NodeId, Request};
 
 use super::config::Isolation;
@@ -103,6 +107,42 @@ pub(super) async fn list(
         })
     });
     Ok(answers.collect())
+}
+
+/// Asks the leader `node` where epochs end in its log (KIP-320): for each partition the leader's epoch as we know it, and the
+/// epoch that is asked about. `None` for one that it does not know; no answers at all from a broker that can't tell.
+pub(super) async fn epoch_ends(
+    client: &Arc<ClientInner>,
+    node: i32,
+    targets: Vec<(TopicPartition, (i32, i32))>,
+) -> Result<Option<Answers<Option<EpochOffset>>>, RequestError> {
+    let connection = client.pool.get(&Broker::Node(node), Purpose::General).await?;
+    // Before version 3 it needs the right to administer the cluster.
+    let version = connection.versions().highest(ApiKey::OffsetForLeaderEpoch).filter(|version| *version >= 3);
+    let Some(version) = version else { return Ok(None) };
+    let topics = by_topic(targets).into_iter().map(|(topic, partitions)| OffsetForLeaderTopic {
+        topic: (&*topic).into(),
+        partitions: partitions
+            .into_iter()
+            .map(|(partition, (current_leader_epoch, leader_epoch))| OffsetForLeaderPartition {
+                partition,
+                current_leader_epoch,
+                leader_epoch,
+            })
+            .collect(),
+    });
+    let request = OffsetForLeaderEpochRequest { replica_id: NodeId(-1), topics: topics.collect() };
+    let response = connection.request(&request, Some(version), client.config.request_timeout).await?;
+    let answers = response.topics.into_iter().flat_map(|topic| {
+        let name: Arc<str> = Arc::from(&*topic.topic);
+        topic.partitions.into_iter().map(move |answer| {
+            let is_known = answer.leader_epoch >= 0 && answer.end_offset >= 0;
+            let end = is_known.then_some(EpochOffset { offset: answer.end_offset, epoch: answer.leader_epoch });
+            let result = if answer.error_code.is_ok() { Ok(end) } else { Err(answer.error_code) };
+            (TopicPartition::new(Arc::clone(&name), answer.partition), result)
+        })
+    });
+    Ok(Some(answers.collect()))
 }
 
 /// Sends a request to the group's coordinator over the connection for `purpose`, which `connected` hears of first. A

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use milena_core::consumer::positions::{Positions, Start};
+use milena_core::consumer::positions::{Divergence, Positions, Start};
 use milena_core::consumer::prefetch::Account;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
 use milena_net::{Connection, Purpose};
@@ -235,7 +235,10 @@ impl State {
     /// An event for `next`. Errors that nobody fetches do not pile up, for they are told again; but that a partition has
     /// no offset to read from is told once for each change of its course, and an outage once.
     pub(super) fn push(&mut self, event: Result<ConsumerEvent, ConsumeError>) {
-        let is_told_once = matches!(event, Ok(_) | Err(ConsumeError::NoOffset(_) | ConsumeError::Unreachable { .. }));
+        let is_told_once = matches!(
+            event,
+            Ok(_) | Err(ConsumeError::NoOffset(_) | ConsumeError::Truncated(_) | ConsumeError::Unreachable { .. })
+        );
         if is_told_once || self.events.len() < MOST_ERRORS {
             self.events.push_back(event);
         }
@@ -291,6 +294,24 @@ impl State {
             self.void(buffer.unread_bytes());
         }
         self.ready.retain(|ready| ready != partition);
+    }
+
+    /// The leader has another log than was read: what was fetched ahead is void, and what is lost is told.
+    pub(super) fn take_divergence(&mut self, partition: &TopicPartition, divergence: Divergence) {
+        add(&self.counters.truncations, 1);
+        self.discard(partition);
+        self.not_before.remove(partition);
+        match divergence {
+            Divergence::Ahead => {}
+            Divergence::Behind(lost) => {
+                self.processed.forget(partition);
+                self.push(Ok(ConsumerEvent::Truncated(lost)));
+            }
+            Divergence::Stopped(lost) => {
+                self.processed.forget(partition);
+                self.push(Err(ConsumeError::Truncated(lost)));
+            }
+        }
     }
 
     /// Counts bytes that came and are dropped unread.

@@ -21,7 +21,9 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Ours, for this check alone, with the settings of the real ones: topics must be created.
     pub(crate) async fn embedded(nodes: u16) -> Self {
-        let broker = Broker::builder().nodes(nodes).auto_create(false).build();
+        let selector = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+        let broker = Broker::builder().nodes(nodes).auto_create(false).config("replica.selector.class", selector);
+        let broker = broker.racks((0..nodes).map(|node| format!("r{node}"))).build();
         let addresses = broker.listen("127.0.0.1:0").await.expect("a free port");
         let servers = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         Self { servers, replicas: nodes.cast_signed(), _broker: Some(broker) }

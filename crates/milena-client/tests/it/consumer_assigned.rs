@@ -1,16 +1,13 @@
 //! Partitions assigned by hand: order, positions, seeks, pauses, resets, parked polls, transactions, damage.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use milena_broker::{Broker, Fault, Rule};
-use milena_client::consumer::{ConsumeError, Consumer, Isolation, OffsetReset, Start};
-use milena_client::{BoxFuture, BrokerAddress, Client, Connector, ErrorClass, TimeSource, Transport};
+use milena_broker::{Fault, Rule};
+use milena_client::ErrorClass;
+use milena_client::consumer::{ConsumeError, Isolation, OffsetReset, Start};
 use milena_protocol::compress::Compression;
 use milena_protocol::record::BatchEncoder;
 use milena_protocol::{ApiKey, ErrorCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use crate::consumer_rig::{LIMIT, Rig, WALL, assert_quiet, read, records, tp, values, write};
@@ -537,49 +534,4 @@ async fn closing_does_not_wait_for_a_parked_poll() {
             assert!(report.clean && start.elapsed() < Duration::from_millis(500), "{how} {group:?}: {report:?}");
         }
     }
-}
-
-/// Passes on what it is given, and keeps a copy of what the client says.
-#[derive(Debug)]
-struct Tap(Broker, Arc<Mutex<Vec<u8>>>);
-
-impl Connector for Tap {
-    fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>> {
-        let (stream, said) = (self.0.connect(address.host(), address.port()), Arc::clone(&self.1));
-        Box::pin(async move {
-            let (ours, relay) = tokio::io::duplex(64 * 1024);
-            let (mut from_client, mut to_client) = tokio::io::split(relay);
-            let (mut from_broker, mut to_broker) = tokio::io::split(stream?);
-            tokio::spawn(async move { tokio::io::copy(&mut from_broker, &mut to_client).await });
-            tokio::spawn(async move {
-                let mut chunk = [0; 4096];
-                while let Ok(length @ 1..) = from_client.read(&mut chunk).await {
-                    said.lock().unwrap().extend_from_slice(&chunk[..length]);
-                    to_broker.write_all(&chunk[..length]).await?;
-                }
-                io::Result::Ok(())
-            });
-            Ok(Transport::memory(ours, address.to_string()))
-        })
-    }
-
-    fn is_virtual(&self) -> bool {
-        true
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn leader_is_not_told_a_rack_for_which_it_would_name_a_follower_in_place_of_records() {
-    let rig = Rig::new(1, "t", 1).await;
-    rig.produce("t", 0, 0..10).await;
-    let said = Arc::default();
-    let builder = Client::builder().bootstrap(rig.broker.bootstrap()).unwrap().client_id("who-fetches");
-    let builder = builder.connector(Arc::new(Tap(rig.broker.clone(), Arc::clone(&said))));
-    let client = builder.clock(TimeSource::virtual_from(std::time::UNIX_EPOCH)).build().await.unwrap();
-    let consumer = Consumer::builder(&client).rack("rack-of-ours").build().unwrap();
-    consumer.assign(all(1)).unwrap();
-    assert_eq!(read(&consumer, 10).await[&0], (0..10).collect::<Vec<_>>());
-    let said = said.lock().unwrap();
-    let mentions = |text: &[u8]| said.windows(text.len()).any(|part| part == text);
-    assert!(mentions(b"who-fetches") && !mentions(b"rack-of-ours"));
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use milena_broker::Broker;
+use milena_broker::{Broker, BrokerBuilder};
 use milena_client::consumer::{Consumer, ConsumerBuilder, ConsumerEvent, RecordSet};
 use milena_client::raw::Target;
 use milena_client::{Client, ClientBuilder, TimeSource, TopicPartition};
-use milena_protocol::Uuid;
 use milena_protocol::compress::Compression;
 use milena_protocol::messages::ProduceRequest;
 use milena_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use milena_protocol::record::{BatchEncoder, RecordHeader};
+use milena_protocol::{ApiKey, Uuid};
 use tokio::time::timeout;
 
 use crate::link::Link;
@@ -34,23 +34,34 @@ pub(crate) fn tp(topic: &str, partition: i32) -> TopicPartition {
 
 impl Rig {
     pub(crate) async fn new(nodes: u16, topic: &str, partitions: i32) -> Self {
-        let broker = Broker::builder()
+        Self::of(Self::broker(nodes).topic(topic, partitions)).await
+    }
+
+    /// What a broker of a rig is like.
+    pub(crate) fn broker(nodes: u16) -> BrokerBuilder {
+        Broker::builder()
             .nodes(nodes)
-            .topic(topic, partitions)
             .auto_create(false)
             .wall_clock(WALL)
             .config("group.initial.rebalance.delay.ms", "0")
             .seed(3)
-            .build();
+    }
+
+    pub(crate) async fn of(broker: BrokerBuilder) -> Self {
+        let broker = broker.build();
         let client = client(&broker, 7).await;
         Self { broker, client }
     }
 
-    /// The same brokers, with a client whose consumers fetch ahead no more than that.
-    pub(crate) async fn with_prefetch(self, bytes: usize) -> Self {
-        let builder = builder(&self.broker, 7).prefetch(bytes);
-        let client = builder.build().await.expect("the broker answers");
+    /// The same brokers, with a client of other settings.
+    pub(crate) async fn with(self, settings: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Self {
+        let client = settings(builder(&self.broker, 7)).build().await.expect("the broker answers");
         Self { client, ..self }
+    }
+
+    /// With a client whose consumers fetch ahead no more than that.
+    pub(crate) async fn with_prefetch(self, bytes: usize) -> Self {
+        self.with(|client| client.prefetch(bytes)).await
     }
 
     /// Another process: its own connections.
@@ -64,6 +75,12 @@ impl Rig {
 
     pub(crate) fn member(&self, group: &str) -> ConsumerBuilder {
         self.consumer().group(group).auto_offset_reset(milena_client::consumer::OffsetReset::Earliest)
+    }
+
+    /// How often a node was asked for something.
+    pub(crate) fn asked(&self, node: i32, api: ApiKey) -> u64 {
+        let requests = self.broker.requests();
+        requests.iter().filter(|count| count.node == node && count.api == api).map(|count| count.count).sum()
     }
 
     /// Writes one batch of values `from..to`, timestamps [`WALL`] + value.

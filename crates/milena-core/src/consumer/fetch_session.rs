@@ -21,6 +21,8 @@ pub struct FetchTarget {
     pub offset: i64,
     /// The leader's epoch as we know it, -1 for unknown.
     pub leader_epoch: i32,
+    /// The epoch of the record before the offset, -1 for unknown: the leader tells if its log parts from it (KIP-595).
+    pub last_fetched_epoch: i32,
     /// `max.partition.fetch.bytes`
     pub max_bytes: i32,
 }
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     fn target(offset: i64) -> FetchTarget {
-        FetchTarget { topic_id: Uuid::ZERO, offset, leader_epoch: 0, max_bytes: 1 << 20 }
+        FetchTarget { topic_id: Uuid::ZERO, offset, leader_epoch: 0, last_fetched_epoch: -1, max_bytes: 1 << 20 }
     }
 
     fn wanted(offsets: &[(i32, i64)]) -> BTreeMap<TopicPartition, FetchTarget> {

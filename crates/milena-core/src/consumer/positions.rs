@@ -1,4 +1,5 @@
-//! Where each assigned partition is read from: position, fetch offset, pauses, seeks and resets. Holds no records and no
+//! Where each assigned partition is read from: position, fetch offset, pauses, seeks and resets, the replica to read from
+//! (KIP-392), and whether the log that was read is still the leader's (KIP-320, `truncation`). Holds no records and no
 //! clock; knows nothing of sessions or buffers.
 //!
 //! Two offsets per partition: the *position* is the next record to hand over and moves only then; the *fetch offset* is
@@ -11,6 +12,10 @@ use std::{
 };
 
 use super::{AssignmentEpoch, TopicPartition};
+
+mod truncation;
+
+pub use self::truncation::{Divergence, LogTruncation};
 
 /// `auto.offset.reset`: where to begin without a committed offset, or when the broker no longer has the position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +53,30 @@ pub enum Unresolved {
     Committed,
     /// The offset of a time: -1 latest, -2 earliest, as ListOffsets has it.
     Timestamp(i64),
+    /// Where the leader's log ends for the epoch of the last record read (KIP-320), as the leader in an epoch of its own
+    /// knows it.
+    EpochEnd {
+        /// The epoch of the last record.
+        epoch: i32,
+        /// The leader's epoch.
+        leader_epoch: i32,
+    },
+}
+
+/// An offset together with the epoch of the leader that wrote the record before it, -1 for unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochOffset {
+    /// The offset of the next record.
+    pub offset: i64,
+    /// The epoch of the one before.
+    pub epoch: i32,
+}
+
+impl EpochOffset {
+    /// Of an epoch that is not known.
+    pub fn unknown(offset: i64) -> Self {
+        Self { offset, epoch: -1 }
+    }
 }
 
 /// ListOffsets' timestamp for the log's end.
@@ -73,11 +102,17 @@ pub struct Position {
     /// Offset of the oldest record.
     pub log_start_offset: Option<i64>,
     unresolved: Option<Unresolved>,
-    position: i64,
-    fetch_offset: i64,
+    position: EpochOffset,
+    fetch_offset: EpochOffset,
     not_before: Option<Instant>,
     asking: bool,
     held_back: bool,
+    /// The leader changed since the last record was fetched, and was not asked about it yet.
+    unvalidated: bool,
+    /// The replica that the leader named to read from, and until when.
+    preferred: Option<(i32, Instant)>,
+    /// A replica failed: until then the leader is not asked for another.
+    leader_only: Option<Instant>,
 }
 
 /// A question to put to a coordinator or a leader.
@@ -132,11 +167,14 @@ impl Positions {
             last_stable_offset: None,
             log_start_offset: None,
             unresolved: None,
-            position: -1,
-            fetch_offset: -1,
+            position: EpochOffset::unknown(-1),
+            fetch_offset: EpochOffset::unknown(-1),
             not_before: None,
             asking: false,
             held_back: false,
+            unvalidated: false,
+            preferred: None,
+            leader_only: None,
         };
         position.start_at(start);
         self.partitions.insert(partition, position);
@@ -194,19 +232,58 @@ impl Positions {
         }
     }
 
-    /// Takes over what metadata says of the leader: node and epoch.
+    /// Takes over what metadata says of the leader: node and epoch. Another one is asked whether it has what was read, and
+    /// which replica to read from.
     pub fn set_leader(&mut self, partition: &TopicPartition, leader: Option<(i32, i32)>) {
-        if let Some(position) = self.partitions.get_mut(partition) {
+        if let Some(position) = self.partitions.get_mut(partition)
+            && position.leader != leader
+        {
             position.leader = leader;
+            position.preferred = None;
+            position.leader_only = None;
+            position.revalidate();
         }
     }
 
-    /// Partitions to be fetched from `node`: held, resolved, not paused.
+    /// The leader named a replica to read from, for so long.
+    pub fn prefer(&mut self, partition: &TopicPartition, version: u64, node: i32, until: Instant) {
+        if let Some(position) = self.current_mut(partition, version) {
+            position.preferred = position.leader.filter(|(leader, _)| *leader != node).map(|_| (node, until));
+        }
+    }
+
+    /// The replica could not be read from: back to the leader, and no other replica before `until`. Says whether it was one.
+    pub fn give_up_replica(&mut self, partition: &TopicPartition, node: i32, until: Instant) -> bool {
+        let position = self.partitions.get_mut(partition);
+        let Some(position) = position.filter(|held| held.preferred.is_some_and(|(replica, _)| replica == node)) else {
+            return false;
+        };
+        position.preferred = None;
+        position.leader_only = Some(until);
+        true
+    }
+
+    /// Ends what was preferred for long enough: the leader is asked anew. Returns whether there was any.
+    pub fn expire_replicas(&mut self, now: Instant) -> bool {
+        let mut expired = false;
+        for position in self.partitions.values_mut() {
+            expired |= position.preferred.take_if(|(_, until)| *until <= now).is_some();
+        }
+        expired
+    }
+
+    /// When [`Self::expire_replicas`] will have something to end.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.partitions.values().filter_map(|position| position.preferred).map(|(_, until)| until).min()
+    }
+
+    /// Partitions to be fetched from `node`: held, resolved, not paused, and not in doubt since the leader changed.
     pub fn fetchable(&self, node: i32) -> impl Iterator<Item = (&TopicPartition, &Position)> {
         self.partitions.iter().filter(move |(_, position)| {
             position.is_wanted()
                 && position.unresolved.is_none()
-                && position.leader.is_some_and(|(leader, _)| leader == node)
+                && !position.unvalidated
+                && position.read_from() == Some(node)
         })
     }
 
@@ -245,7 +322,7 @@ impl Positions {
         wall: i64,
         partition: &TopicPartition,
         version: u64,
-        committed: Option<i64>,
+        committed: Option<EpochOffset>,
     ) -> Result<(), NoOffset> {
         match committed {
             Some(offset) => {
@@ -257,9 +334,9 @@ impl Positions {
     }
 
     /// The offset a question was answered with.
-    pub fn handle_offset(&mut self, partition: &TopicPartition, version: u64, offset: i64) {
+    pub fn handle_offset(&mut self, partition: &TopicPartition, version: u64, offset: EpochOffset) {
         if let Some(position) = self.current_mut(partition, version) {
-            position.start_at(Start::Offset(offset));
+            position.settle_at(offset);
         }
     }
 
@@ -284,9 +361,7 @@ impl Positions {
             OffsetReset::Latest => LATEST,
             OffsetReset::ByDuration(age) => wall.saturating_sub(age.as_millis().min(i64::MAX as u128) as i64).max(0),
             OffsetReset::None => {
-                // Waits for a seek: asked once, and never answered.
-                position.unresolved = Some(Unresolved::Committed);
-                position.asking = true;
+                position.await_seek();
                 return Err(NoOffset { partition: partition.clone(), reason });
             }
         };
@@ -295,7 +370,7 @@ impl Positions {
     }
 
     /// The broker's answer reached up to `next`: fetch from there.
-    pub fn fetched(&mut self, partition: &TopicPartition, version: u64, next: i64) {
+    pub fn fetched(&mut self, partition: &TopicPartition, version: u64, next: EpochOffset) {
         if let Some(position) = self.current_mut(partition, version) {
             position.fetch_offset = next;
         }
@@ -311,9 +386,11 @@ impl Positions {
     }
 
     /// Records up to `next` were handed over: the position moves there.
-    pub fn handed_over(&mut self, partition: &TopicPartition, version: u64, next: i64) {
-        if let Some(position) = self.current_mut(partition, version) {
-            position.position = position.position.max(next);
+    pub fn handed_over(&mut self, partition: &TopicPartition, version: u64, next: EpochOffset) {
+        if let Some(position) = self.current_mut(partition, version)
+            && next.offset > position.position.offset
+        {
+            position.position = next;
         }
     }
 
@@ -330,13 +407,7 @@ impl Positions {
 impl Position {
     fn start_at(&mut self, start: Start) {
         match start {
-            Start::Offset(offset) => {
-                self.unresolved = None;
-                self.asking = false;
-                self.not_before = None;
-                self.position = offset;
-                self.fetch_offset = offset;
-            }
+            Start::Offset(offset) => self.settle_at(EpochOffset::unknown(offset)),
             Start::Beginning => self.ask(Unresolved::Timestamp(EARLIEST)),
             Start::End => self.ask(Unresolved::Timestamp(LATEST)),
             Start::Timestamp(timestamp) => self.ask(Unresolved::Timestamp(timestamp.max(0))),
@@ -344,17 +415,45 @@ impl Position {
         }
     }
 
+    fn settle_at(&mut self, offset: EpochOffset) {
+        self.unresolved = None;
+        self.asking = false;
+        self.not_before = None;
+        self.position = offset;
+        self.fetch_offset = offset;
+        self.revalidate();
+    }
+
+    /// Waits for a seek: asked once, and never answered.
+    fn await_seek(&mut self) {
+        self.unresolved = Some(Unresolved::Committed);
+        self.asking = true;
+    }
+
     /// What is to be asked, as soon as its time has come.
     fn question(&self) -> Option<Unresolved> {
-        let unresolved = self.unresolved.filter(|_| !self.asking && !self.held_back)?;
+        let unresolved = self.unresolved.or_else(|| self.doubt());
+        let unresolved = unresolved.filter(|_| !self.asking && !self.held_back)?;
         // Committed offsets come from the coordinator, the others from the leader.
         (unresolved == Unresolved::Committed || self.leader.is_some()).then_some(unresolved)
     }
 
     fn ask(&mut self, unresolved: Unresolved) {
         self.unresolved = Some(unresolved);
+        self.unvalidated = false;
         self.asking = false;
         self.not_before = None;
+    }
+
+    /// The node to fetch from: the replica that the leader named, else the leader.
+    pub fn read_from(&self) -> Option<i32> {
+        let leader = self.leader.map(|(leader, _)| leader)?;
+        Some(self.preferred.map_or(leader, |(replica, _)| replica))
+    }
+
+    /// Whether the leader may name a replica to read from.
+    pub fn may_follow(&self, now: Instant) -> bool {
+        self.leader_only.is_none_or(|until| until <= now)
     }
 
     /// Whether its records may be fetched and handed over: neither paused nor being revoked.
@@ -369,11 +468,11 @@ impl Position {
 
     /// Offset of the next record to hand over, once it is known.
     pub fn position(&self) -> Option<i64> {
-        self.unresolved.is_none().then_some(self.position)
+        self.unresolved.is_none().then_some(self.position.offset)
     }
 
-    /// Offset to fetch from next, once it is known.
-    pub fn fetch_offset(&self) -> Option<i64> {
+    /// Offset to fetch from next, once it is known, and the epoch of what was fetched last.
+    pub fn fetch_offset(&self) -> Option<EpochOffset> {
         self.unresolved.is_none().then_some(self.fetch_offset)
     }
 
@@ -385,137 +484,4 @@ impl Position {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tp() -> TopicPartition {
-        TopicPartition::new("orders", 0)
-    }
-
-    fn assigned(reset: OffsetReset, start: Start) -> Positions {
-        let mut positions = Positions::new(reset);
-        positions.assign(tp(), AssignmentEpoch(1), start);
-        positions.set_leader(&tp(), Some((1, 5)));
-        positions
-    }
-
-    fn version(positions: &Positions) -> u64 {
-        positions.get(&tp()).unwrap().version
-    }
-
-    #[test]
-    fn position_moves_when_records_are_handed_over_and_not_when_fetched() {
-        let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
-        let version = version(&positions);
-        positions.fetched(&tp(), version, 30);
-        assert_eq!(positions.get(&tp()).unwrap().position(), Some(10));
-        positions.handed_over(&tp(), version, 20);
-        let position = positions.get(&tp()).unwrap();
-        assert_eq!((position.position(), position.fetch_offset()), (Some(20), Some(30)));
-        positions.refetch(&tp(), version);
-        assert_eq!(positions.get(&tp()).unwrap().fetch_offset(), Some(20));
-    }
-
-    #[test]
-    fn seek_makes_answers_under_way_void() {
-        let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
-        let before = version(&positions);
-        assert!(positions.seek(&tp(), Start::Offset(3)));
-        positions.fetched(&tp(), before, 99);
-        positions.handed_over(&tp(), before, 99);
-        let position = positions.get(&tp()).unwrap();
-        assert_eq!((position.position(), position.fetch_offset()), (Some(3), Some(3)));
-        assert!(!positions.seek(&TopicPartition::new("other", 0), Start::End));
-    }
-
-    #[test]
-    fn each_reset_policy_asks_for_its_time() {
-        let now = Instant::now();
-        for (policy, timestamp) in [
-            (OffsetReset::Earliest, EARLIEST),
-            (OffsetReset::Latest, LATEST),
-            (OffsetReset::ByDuration(Duration::from_secs(60)), 40_000),
-        ] {
-            let mut positions = assigned(policy, Start::Committed);
-            let question = positions.questions(now).pop().unwrap();
-            assert_eq!(question.unresolved, Unresolved::Committed);
-            assert!(positions.questions(now).is_empty(), "asked once");
-            positions.handle_committed(100_000, &tp(), question.version, None).unwrap();
-            assert_eq!(positions.questions(now)[0].unresolved, Unresolved::Timestamp(timestamp));
-        }
-    }
-
-    #[test]
-    fn without_a_policy_the_application_is_told_and_may_seek() {
-        let now = Instant::now();
-        let mut positions = assigned(OffsetReset::None, Start::Offset(10));
-        let version = version(&positions);
-        assert!(positions.handle_out_of_range(0, &tp(), version).is_err());
-        assert!(positions.fetchable(1).next().is_none() && positions.questions(now).is_empty());
-        positions.seek(&tp(), Start::Beginning);
-        assert_eq!(positions.questions(now).len(), 1);
-    }
-
-    #[test]
-    fn committed_offset_wins_over_the_policy_and_a_retry_waits() {
-        let now = Instant::now();
-        let mut positions = assigned(OffsetReset::Latest, Start::Committed);
-        let question = positions.questions(now).pop().unwrap();
-        let later = now + Duration::from_secs(1);
-        positions.ask_again(&tp(), question.version, later);
-        assert!(positions.questions(now).is_empty());
-        assert_eq!(positions.next_timeout(), Some(later));
-        let question = positions.questions(later).pop().unwrap();
-        positions.handle_committed(0, &tp(), question.version, Some(42)).unwrap();
-        assert_eq!(positions.get(&tp()).unwrap().position(), Some(42));
-    }
-
-    #[test]
-    fn question_that_cannot_be_put_wakes_nobody() {
-        let now = Instant::now();
-        let mut positions = assigned(OffsetReset::Latest, Start::End);
-        let question = positions.questions(now).pop().unwrap();
-        positions.ask_again(&tp(), question.version, now);
-        positions.set_leader(&tp(), None);
-        assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
-        positions.set_leader(&tp(), Some((1, 6)));
-        assert_eq!(positions.next_timeout(), Some(now));
-        positions.hold_back(&tp());
-        assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
-    }
-
-    #[test]
-    fn fetchable_are_those_led_there_resolved_and_not_paused() {
-        let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
-        assert_eq!(positions.fetchable(1).count(), 1);
-        assert_eq!(positions.fetchable(2).count(), 0);
-        positions.set_paused(&tp(), true);
-        assert_eq!(positions.fetchable(1).count(), 0);
-        positions.set_paused(&tp(), false);
-        positions.hold_back(&tp());
-        assert_eq!(positions.fetchable(1).count(), 0);
-        assert!(positions.holds(&tp(), AssignmentEpoch(1)), "held for its last commits");
-        let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
-        positions.seek(&tp(), Start::End);
-        assert_eq!(positions.fetchable(1).count(), 0);
-    }
-
-    #[test]
-    fn lag_ends_at_the_last_stable_offset_for_committed_readers() {
-        let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
-        let version = version(&positions);
-        assert_eq!(positions.get(&tp()).unwrap().lag(false), None);
-        positions.observe(&tp(), version, 100, 60, 0);
-        let position = positions.get(&tp()).unwrap();
-        assert_eq!((position.lag(false), position.lag(true)), (Some(90), Some(50)));
-    }
-
-    #[test]
-    fn an_epoch_holds_only_its_own_spell() {
-        let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
-        assert!(positions.holds(&tp(), AssignmentEpoch(1)));
-        positions.remove(&tp());
-        positions.assign(tp(), AssignmentEpoch(2), Start::Offset(10));
-        assert!(!positions.holds(&tp(), AssignmentEpoch(1)) && positions.holds(&tp(), AssignmentEpoch(2)));
-    }
-}
+mod tests;

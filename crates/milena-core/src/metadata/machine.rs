@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use milena_protocol::ErrorCode;
 use milena_protocol::messages::MetadataResponse;
 use milena_protocol::messages::metadata_response::MetadataResponseTopic;
+use milena_protocol::{ErrorCode, Uuid};
 
 use super::merge::{self, SeenEpochs};
 use super::snapshot::{BrokerMetadata, ClusterSnapshot};
@@ -103,6 +103,21 @@ struct Wanted {
     last_used: Instant,
     pins: usize,
     missing_since: Option<Instant>,
+}
+
+/// What a broker said of a partition's leader when it was asked for something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderHint {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// Its id, as the request had it.
+    pub topic_id: Uuid,
+    /// The partition's index.
+    pub partition: i32,
+    /// The leader.
+    pub node: i32,
+    /// Its epoch.
+    pub epoch: i32,
 }
 
 impl Metadata {
@@ -310,6 +325,34 @@ impl Metadata {
         }
         self.seen.retain(|name, _| next.topics.contains_key(name));
         open
+    }
+
+    /// Takes in what an answer to a request of another kind said of leaders, and where they are (KIP-951). Returns whether
+    /// any of it was news: an epoch that is not later than what is known, or a topic that is another by its id, is none.
+    pub fn handle_hints(&mut self, leaders: &[LeaderHint], brokers: &[BrokerMetadata]) -> bool {
+        let mut next = ClusterSnapshot::clone(&self.snapshot);
+        for hint in leaders {
+            let Some(topic) = next.topics.get_mut(&hint.topic).filter(|topic| topic.id == hint.topic_id) else {
+                continue;
+            };
+            let at = topic.partitions.iter().position(|partition| partition.index == hint.partition);
+            let Some(at) = at.filter(|at| topic.partitions[*at].leader_epoch < Some(hint.epoch)) else { continue };
+            let partition = &mut Arc::make_mut(topic).partitions[at];
+            partition.leader = Some(hint.node);
+            partition.leader_epoch = Some(hint.epoch);
+            partition.error = ErrorCode::NONE;
+            self.seen.entry(Arc::clone(&hint.topic)).or_default().raise(hint.partition, hint.epoch);
+        }
+        for broker in brokers.iter().filter(|broker| leaders.iter().any(|hint| hint.node == broker.node)) {
+            next.brokers.insert(broker.node, broker.clone());
+        }
+        if next == *self.snapshot {
+            return false;
+        }
+        next.index_ids();
+        next.generation += 1;
+        self.snapshot = Arc::new(next);
+        true
     }
 
     /// No answer came, or none that can be used.

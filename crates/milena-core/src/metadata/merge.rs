@@ -33,6 +33,13 @@ impl SeenEpochs {
     }
 }
 
+impl SeenEpochs {
+    /// Takes note of a leader that was learned of in another way.
+    pub(super) fn raise(&mut self, index: i32, epoch: i32) {
+        self.partitions.insert(index, (epoch, 0));
+    }
+}
+
 /// The topic after `answer`, a good one, given what was known of it.
 pub(super) fn merge(
     name: &Arc<str>,

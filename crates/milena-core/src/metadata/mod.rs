@@ -7,5 +7,5 @@ mod machine;
 mod merge;
 mod snapshot;
 
-pub use machine::{Metadata, MetadataConfig, MetadataError, MetadataQuery};
+pub use machine::{LeaderHint, Metadata, MetadataConfig, MetadataError, MetadataQuery};
 pub use snapshot::{BrokerMetadata, ClusterSnapshot, PartitionMetadata, TopicMetadata};

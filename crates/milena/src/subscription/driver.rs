@@ -242,6 +242,7 @@ impl Driver {
         match error {
             // Neither can it end by itself nor does the bus let it begin anywhere unsaid.
             ConsumeError::NoOffset(_) => self.take_up_resets(),
+            ConsumeError::Truncated(lost) => self.take_up_truncated(lost),
             error if is_fatal(error) => {
                 self.is_consumer_closed |= matches!(error, ConsumeError::Closed);
                 let reason = StopReason::Consumer { message: describe(error) };

@@ -88,9 +88,9 @@ pub enum SubscriptionEvent {
         /// Topic and partition, if it was about one.
         partition: Option<(String, i32)>,
     },
-    /// The broker no longer has the position: retention overtook the group, or the log was cut off. The subscription
-    /// goes on with the oldest event there is. If that is behind, what lies between is gone; if it is before, events
-    /// are handled again.
+    /// The broker no longer has the position. Where retention overtook the group, the subscription goes on with the oldest
+    /// event there is; where the log was cut off below it, from there on. If that is behind, what lies between is gone; if
+    /// it is before, what was handled is no longer in the log, or, where the broker can't say, is handled again.
     PositionLost {
         /// The topic.
         topic: String,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milena_core::consumer::TopicPartition;
-use milena_core::consumer::positions::{Question, Start};
+use milena_core::consumer::positions::{EpochOffset, Question, Start};
 use milena_core::group::assignor::TopicRacks;
 use milena_core::group::classic::{GroupEvent, GroupRequestKind, MemberState, Membership, MembershipConfig};
 use milena_core::group::commit_lane::{CommitLane, CommitReply, CommitResult, OffsetToCommit};
@@ -47,6 +47,7 @@ enum Answer {
     Commit(u64, i32, CommitReply),
     Committed(Vec<Question>, Result<Answers<Option<OffsetAndMetadata>>, ErrorCode>),
     Listed(Vec<Question>, Result<Answers<Listed>, RequestError>),
+    EpochEnds(Vec<Question>, Result<Option<Answers<Option<EpochOffset>>>, RequestError>),
     Partitions(BTreeSet<Arc<str>>, TopicRacks),
     Unreadable(TopicPartition, RequestError),
 }
@@ -171,6 +172,7 @@ impl Driver {
         self.drive_commits(now);
         self.drive_close(now);
         self.drive_membership(now);
+        let expiry = self.expire_replicas(now);
         self.ask_for_offsets(now);
         self.start_fetchers();
         self.raise_stake();
@@ -178,7 +180,7 @@ impl Driver {
         let membership = self.membership.as_ref().and_then(Membership::next_timeout);
         let questions = self.shared.state().next_question();
         let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
-        [membership, self.lane.next_timeout(), questions, closing, outages].into_iter().flatten().min()
+        [membership, self.lane.next_timeout(), questions, closing, outages, expiry].into_iter().flatten().min()
     }
 
     fn raise_stake(&mut self) {
@@ -419,6 +421,7 @@ impl Driver {
             Answer::Commit(ticket, generation, reply) => self.take_commit(now, ticket, generation, reply),
             Answer::Committed(questions, answers) => self.take_committed(now, questions, answers),
             Answer::Listed(questions, answers) => self.take_listed(now, questions, answers),
+            Answer::EpochEnds(questions, answers) => self.take_epoch_ends(now, questions, answers),
             Answer::Partitions(topics, racks) => {
                 let Some(membership) = &mut self.membership else { return };
                 // Another rebalance, with other members, may have begun since.
@@ -436,15 +439,27 @@ impl Driver {
         }
     }
 
+    /// Replicas are read from for a while only: then leaders say anew which. Returns when the next one's time is over.
+    fn expire_replicas(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.shared.state();
+        let expired = state.positions.expire_replicas(now);
+        let next = state.positions.next_expiry().filter(|_| !state.closed);
+        drop(state);
+        if expired {
+            self.shared.fetchers.notify_waiters();
+        }
+        next
+    }
+
     fn start_fetchers(&self) {
         let nodes: Vec<i32> = {
             let mut state = self.shared.state();
             if state.closed {
                 return;
             }
-            let leaders: BTreeSet<i32> =
-                state.positions.iter().filter_map(|(_, position)| position.leader).map(|(node, _)| node).collect();
-            let fresh: Vec<i32> = leaders.into_iter().filter(|node| !state.fetching.contains_key(node)).collect();
+            let nodes: BTreeSet<i32> =
+                state.positions.iter().filter_map(|(_, position)| position.read_from()).collect();
+            let fresh: Vec<i32> = nodes.into_iter().filter(|node| !state.fetching.contains_key(node)).collect();
             let budget = &self.shared.client.prefetch.budget;
             state.fetching.extend(fresh.iter().map(|node| (*node, budget.open())));
             fresh

@@ -1,10 +1,11 @@
-//! Where partitions start: questions of the positions put to the coordinator and to leaders, and their answers.
+//! Where partitions start, and whether the log that was read is still there: questions of the positions put to the
+//! coordinator and to leaders, and their answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use milena_core::consumer::positions::{Question, Start, Unresolved};
+use milena_core::consumer::positions::{EpochOffset, Question, Start, Unresolved};
 use milena_protocol::ErrorCode;
 
 use super::{Answer, Driver};
@@ -64,22 +65,32 @@ impl Driver {
                 Answer::Committed(committed, answers)
             });
         }
-        let mut by_leader: BTreeMap<i32, Vec<Question>> = BTreeMap::new();
-        {
-            let state = self.shared.state();
-            for question in by_time {
-                let position = state.positions.get(&question.partition);
-                // Questions by time are put only where there is a leader.
-                let leader = position.and_then(|position| position.leader).map_or(-1, |(leader, _)| leader);
-                by_leader.entry(leader).or_default().push(question);
-            }
+        let (in_doubt, by_time): (Vec<_>, Vec<_>) =
+            by_time.into_iter().partition(|question| matches!(question.unresolved, Unresolved::EpochEnd { .. }));
+        for (node, questions) in self.by_leader(in_doubt) {
+            let shared = Arc::clone(&self.shared);
+            self.spawn("ends of epochs", async move {
+                let targets = questions.iter().filter_map(|question| match question.unresolved {
+                    Unresolved::EpochEnd { epoch, leader_epoch } => {
+                        Some((question.partition.clone(), (leader_epoch, epoch)))
+                    }
+                    Unresolved::Committed | Unresolved::Timestamp(_) => None,
+                });
+                let begun = shared.client.clock.now();
+                let answers = offsets::epoch_ends(&shared.client, node, targets.collect()).await;
+                match &answers {
+                    Ok(_) => shared.answered(&Awaited::Broker(node)),
+                    Err(error) => shared.failed(Awaited::Broker(node), begun, error),
+                }
+                Answer::EpochEnds(questions, answers)
+            });
         }
-        for (node, questions) in by_leader {
+        for (node, questions) in self.by_leader(by_time) {
             let shared = Arc::clone(&self.shared);
             self.spawn("offsets by time", async move {
                 let targets = questions.iter().filter_map(|question| match question.unresolved {
                     Unresolved::Timestamp(timestamp) => Some((question.partition.clone(), timestamp)),
-                    Unresolved::Committed => None,
+                    Unresolved::Committed | Unresolved::EpochEnd { .. } => None,
                 });
                 let begun = shared.client.clock.now();
                 let answers = offsets::list(&shared.client, node, shared.config.isolation, targets.collect()).await;
@@ -90,6 +101,18 @@ impl Driver {
                 Answer::Listed(questions, answers)
             });
         }
+    }
+
+    /// Questions for leaders are put only where there is one.
+    fn by_leader(&self, questions: Vec<Question>) -> BTreeMap<i32, Vec<Question>> {
+        let state = self.shared.state();
+        let mut by_leader: BTreeMap<i32, Vec<Question>> = BTreeMap::new();
+        for question in questions {
+            let position = state.positions.get(&question.partition);
+            let leader = position.and_then(|position| position.leader).map_or(-1, |(leader, _)| leader);
+            by_leader.entry(leader).or_default().push(question);
+        }
+        by_leader
     }
 
     fn retry_at(&mut self, now: Instant) -> Instant {
@@ -125,7 +148,10 @@ impl Driver {
             let answer = answers.iter().find(|(partition, _)| *partition == question.partition);
             match answer.map(|(_, answer)| answer) {
                 Some(Ok(committed)) => {
-                    let offset = committed.as_ref().map(|committed| committed.offset);
+                    let offset = committed.as_ref().map(|committed| EpochOffset {
+                        offset: committed.offset,
+                        epoch: committed.leader_epoch.unwrap_or(-1),
+                    });
                     let taken = state.positions.handle_committed(wall, &question.partition, question.version, offset);
                     errors.extend(taken.err().map(ConsumeError::from));
                 }
@@ -173,7 +199,8 @@ impl Driver {
                     }
                 }
                 Some(Ok(listed)) if listed.offset >= 0 => {
-                    state.positions.handle_offset(&question.partition, question.version, listed.offset);
+                    let offset = EpochOffset { offset: listed.offset, epoch: listed.leader_epoch };
+                    state.positions.handle_offset(&question.partition, question.version, offset);
                 }
                 Some(Err(error)) if !error.is_retriable() => {
                     state.positions.ask_again(&question.partition, question.version, now + REFUSED);
@@ -191,6 +218,56 @@ impl Driver {
             self.shared.client.metadata.request_refresh();
         }
         errors.into_iter().for_each(|error| self.shared.push(Err(error)));
+        self.shared.wake_all();
+    }
+
+    /// What leaders say of the logs that were read.
+    pub(super) fn take_epoch_ends(
+        &mut self,
+        now: Instant,
+        questions: Vec<Question>,
+        answers: Result<Option<Answers<Option<EpochOffset>>>, RequestError>,
+    ) {
+        let again = self.retry_at(now);
+        let wall = self.shared.client.clock.wall_millis();
+        let (answers, can_tell) = match answers {
+            Ok(answers) => {
+                self.questions_failed = 0;
+                let can_tell = answers.is_some();
+                (answers.unwrap_or_default(), can_tell)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "ends of epochs had no answer");
+                (Vec::new(), true)
+            }
+        };
+        let mut stale = false;
+        let mut state = self.shared.state();
+        for Question { partition, version, unresolved } in questions {
+            let answer = answers.iter().find(|(answered, _)| *answered == partition);
+            match answer.map(|(_, answer)| answer) {
+                _ if !can_tell => state.positions.skip_validation(&partition, version),
+                Some(Ok(end)) => {
+                    let answered = state.positions.handle_epoch_answer(wall, &partition, version, unresolved, *end);
+                    if let Some(divergence) = answered {
+                        state.take_divergence(&partition, divergence);
+                    }
+                }
+                Some(Err(error)) if !error.is_retriable() => {
+                    state.positions.ask_again(&partition, version, now + REFUSED);
+                    let source = RequestError::broker("the end of a leader's epoch", *error, None);
+                    state.push(Err(ConsumeError::Partition { partition, source }));
+                }
+                _ => {
+                    stale = true;
+                    state.positions.ask_again(&partition, version, again);
+                }
+            }
+        }
+        drop(state);
+        if stale {
+            self.shared.client.metadata.request_refresh();
+        }
         self.shared.wake_all();
     }
 }

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use milena_core::consumer::TopicPartition;
 use milena_core::consumer::aborted::AbortedFilter;
+use milena_core::consumer::positions::EpochOffset;
 use milena_core::consumer::prefetch::Charge;
+use milena_core::metadata::{BrokerMetadata, LeaderHint};
 use milena_protocol::ErrorCode;
 use milena_protocol::fetch::{FetchReply, FetchedPartition, FetchedTopic};
 use milena_protocol::record::RecordBatches;
@@ -19,15 +22,15 @@ use crate::consumer::metrics::add;
 use crate::consumer::shared::{Shared, State};
 use crate::error::RequestError;
 
+/// How long a partition stays with its leader after a replica failed, before another is asked for.
+const STAY: Duration = Duration::from_secs(5);
+
 impl Shared {
     /// Takes an answer in. In one step with the end of the request: a fetch that is planned between the two would ask for
     /// the same again.
-    pub(super) fn take_in(&self, kind: Kind, asked: Asked, reply: FetchReply, charge: Charge) {
-        let names: BTreeMap<[u8; 16], Arc<str>> = asked
-            .targets
-            .iter()
-            .map(|(partition, target)| (*target.topic_id.as_bytes(), Arc::clone(&partition.topic)))
-            .collect();
+    pub(super) fn take_in(&self, node: i32, kind: Kind, asked: Asked, reply: FetchReply, charge: Charge) {
+        self.take_hints(&asked, &reply);
+        let names = asked.names();
         let charge = Arc::new(charge);
         add(&self.counters.fetches, 1);
         add(&self.counters.fetches_aside, usize::from(kind != Kind::Session));
@@ -35,19 +38,15 @@ impl Shared {
         {
             let mut state = self.state();
             state.forget_asked(&asked);
+            if state.is_replica(&asked, node) {
+                add(&self.counters.fetches_from_replicas, 1);
+            }
             if kind != Kind::Session {
                 // Whoever has something to say is taken off again.
                 state.quiet.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
             }
             for fetched in reply.partitions {
-                let topic = match &fetched.topic {
-                    FetchedTopic::Name(name) => Arc::from(&**name),
-                    FetchedTopic::Id(id) => match names.get(id.as_bytes()) {
-                        Some(name) => Arc::clone(name),
-                        None => continue,
-                    },
-                };
-                let partition = TopicPartition::new(topic, fetched.partition);
+                let Some(partition) = partition_of(&names, &fetched) else { continue };
                 let Some(version) = asked.versions.get(&partition).copied() else { continue };
                 add(&self.counters.bytes_fetched, fetched.records.len());
                 // Sought, revoked or lost since: void.
@@ -55,7 +54,7 @@ impl Shared {
                     add(&self.counters.bytes_voided, fetched.records.len());
                     continue;
                 }
-                stale |= self.take_partition(&mut state, partition, version, fetched, &charge);
+                stale |= self.take_partition(&mut state, node, partition, version, fetched, &charge);
             }
         }
         if stale {
@@ -69,13 +68,20 @@ impl Shared {
     pub(super) fn take_partition(
         &self,
         state: &mut State,
+        node: i32,
         partition: TopicPartition,
         version: u64,
         fetched: FetchedPartition,
         charge: &Arc<Charge>,
     ) -> bool {
         let now = self.client.clock.now();
-        match fetched.error_code {
+        let error = fetched.error_code;
+        if error.is_error() && state.positions.give_up_replica(&partition, node, now + STAY) {
+            // What a replica can't serve, be it gone from there or not there yet, the leader may: it decides.
+            tracing::debug!(%partition, node, %error, "a replica can't be read from: back to the leader");
+            return error.is_retriable();
+        }
+        match error {
             ErrorCode::NONE => {}
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 if state.buffers.get(&partition).is_some_and(|buffer| !buffer.is_empty()) {
@@ -90,6 +96,8 @@ impl Shared {
                 }
                 return false;
             }
+            // The answer said who leads instead: it is read from there, without waiting.
+            error if error.is_retriable() && self.is_elsewhere(state, &partition, node) => return true,
             error => {
                 let refresh = error.is_retriable() || error == ErrorCode::UNKNOWN_TOPIC_ID;
                 let pause = if refresh { self.client.config.retry_backoff } else { REFUSED };
@@ -100,6 +108,17 @@ impl Shared {
                 }
                 return refresh;
             }
+        }
+        if let Some(end) = fetched.diverging_epoch {
+            let end = EpochOffset { offset: end.end_offset, epoch: end.epoch };
+            let wall = self.client.clock.wall_millis();
+            if let Some(divergence) = state.positions.handle_epoch_end(wall, &partition, version, Some(end)) {
+                state.take_divergence(&partition, divergence);
+            }
+            return false;
+        }
+        if let Some(replica) = fetched.preferred_read_replica {
+            return self.follow(state, &partition, version, replica.0);
         }
         let (high, stable, start) = (fetched.high_watermark, fetched.last_stable_offset, fetched.log_start_offset);
         state.positions.observe(&partition, version, high, stable, start);
@@ -114,7 +133,10 @@ impl Shared {
         let mut headers = batches.clone();
         for batch in headers.by_ref() {
             match batch {
-                Ok(batch) => next = next.max(batch.next_offset()),
+                Ok(batch) if batch.next_offset() > next.offset => {
+                    next = EpochOffset { offset: batch.next_offset(), epoch: batch.partition_leader_epoch() };
+                }
+                Ok(_) => {}
                 Err(_) => damaged = true,
             }
         }
@@ -142,4 +164,87 @@ impl Shared {
         state.make_ready(&partition);
         false
     }
+
+    /// The leader named a replica to read from.
+    fn follow(&self, state: &mut State, partition: &TopicPartition, version: u64, replica: i32) -> bool {
+        let now = self.client.clock.now();
+        if self.client.metadata.snapshot().broker(replica).is_some() {
+            state.positions.prefer(partition, version, replica, now + self.client.config.metadata_max_age);
+            // What had nothing at the leader was not asked of the replica yet.
+            state.quiet.remove(partition);
+            return false;
+        }
+        // Nobody knows where that is: the leader is asked again when metadata may tell.
+        state.not_before.insert(partition.clone(), now + self.client.config.retry_backoff);
+        true
+    }
+
+    /// Whether the partition is to be read from another node by now.
+    fn is_elsewhere(&self, state: &mut State, partition: &TopicPartition, node: i32) -> bool {
+        let leader = self.client.metadata.snapshot().leader(&partition.topic, partition.partition);
+        let Some((leader, epoch)) = leader else { return false };
+        state.positions.set_leader(partition, Some((leader, epoch.unwrap_or(-1))));
+        leader != node
+    }
+
+    /// Passes on what the answer says of leaders (KIP-951), for all of the client to use.
+    fn take_hints(&self, asked: &Asked, reply: &FetchReply) {
+        if reply.partitions.iter().all(|fetched| fetched.current_leader.is_none()) {
+            return;
+        }
+        let names = asked.names();
+        let hints: Vec<LeaderHint> = reply
+            .partitions
+            .iter()
+            .filter_map(|fetched| {
+                let leader = fetched.current_leader.filter(|leader| leader.leader_epoch >= 0)?;
+                let partition = partition_of(&names, fetched)?;
+                let topic_id = asked.targets.get(&partition)?.topic_id;
+                let (node, epoch) = (leader.leader_id.0, leader.leader_epoch);
+                Some(LeaderHint { topic: partition.topic, topic_id, partition: partition.partition, node, epoch })
+            })
+            .collect();
+        let brokers = reply.endpoints.iter().map(|endpoint| BrokerMetadata {
+            node: endpoint.node_id.0,
+            host: Arc::from(endpoint.host.as_str()),
+            port: endpoint.port,
+            rack: endpoint.rack.as_ref().map(|rack| Arc::from(rack.as_str())),
+        });
+        self.client.metadata.take_hints(&hints, &brokers.collect::<Vec<_>>());
+    }
+
+    /// The node can't be reached: what is read there as from a replica goes back to its leader. Says whether there was any.
+    pub(super) fn give_up_replica(&self, node: i32) -> bool {
+        let until = self.client.clock.now() + STAY;
+        let mut state = self.state();
+        let read: Vec<TopicPartition> = state.positions.iter().map(|(partition, _)| partition.clone()).collect();
+        let mut given_up = false;
+        for partition in read {
+            given_up |= state.positions.give_up_replica(&partition, node, until);
+        }
+        drop(state);
+        if given_up {
+            self.wake_all();
+        }
+        given_up
+    }
+}
+
+impl State {
+    /// Whether the node was asked as a replica of one of these.
+    fn is_replica(&self, asked: &Asked, node: i32) -> bool {
+        asked.versions.keys().any(|partition| {
+            let leader = self.positions.get(partition).and_then(|position| position.leader);
+            leader.is_some_and(|(leader, _)| leader != node)
+        })
+    }
+}
+
+/// The partition that an answer is about, if it was asked for.
+fn partition_of(names: &BTreeMap<[u8; 16], Arc<str>>, fetched: &FetchedPartition) -> Option<TopicPartition> {
+    let topic = match &fetched.topic {
+        FetchedTopic::Name(name) => Arc::from(&**name),
+        FetchedTopic::Id(id) => Arc::clone(names.get(id.as_bytes())?),
+    };
+    Some(TopicPartition::new(topic, fetched.partition))
 }

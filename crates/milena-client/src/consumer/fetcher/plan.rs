@@ -17,25 +17,36 @@ use crate::consumer::shared::{Shared, State};
 pub(super) struct Asked {
     pub(super) targets: BTreeMap<TopicPartition, FetchTarget>,
     pub(super) versions: BTreeMap<TopicPartition, u64>,
+    /// Whether a replica that is nearer may be named for all of them.
+    pub(super) may_follow: bool,
+}
+
+impl Asked {
+    /// Names of topics by the ids that they were asked for under.
+    pub(super) fn names(&self) -> BTreeMap<[u8; 16], Arc<str>> {
+        let name = |(partition, target): (&TopicPartition, &FetchTarget)| {
+            (*target.topic_id.as_bytes(), Arc::clone(&partition.topic))
+        };
+        self.targets.iter().map(name).collect()
+    }
 }
 
 pub(super) enum Plan {
     Fetch(Asked, Charge),
     /// Nothing to do before then, or before something changes.
     Wait(Option<Instant>),
-    /// The broker leads nothing of ours.
+    /// Nothing of ours is read from the broker.
     Leave,
 }
 
 impl Shared {
-    /// What to fetch next from `node`, entered as asked. Its fetcher leaves when nothing is led there.
+    /// What to fetch next from `node`, entered as asked. Its fetcher leaves when nothing is read there.
     pub(super) fn plan(&self, node: i32, kind: Kind) -> Plan {
         let now = self.client.clock.now();
         let snapshot = self.client.metadata.snapshot();
         let mut guard = self.state();
         let state = &mut *guard;
-        let leads =
-            state.positions.iter().any(|(_, position)| position.leader.is_some_and(|(leader, _)| leader == node));
+        let leads = state.positions.iter().any(|(_, position)| position.read_from() == Some(node));
         if kind == Kind::Session && (state.closed || !leads) {
             state.fetching.remove(&node);
             return Plan::Leave;
@@ -43,7 +54,7 @@ impl Shared {
         let Some(account) = state.fetching.get(&node) else { return Plan::Wait(None) };
         let held = state.positions.fetchable(node).count().max(1);
         let share = (self.client.prefetch.budget.share() / held).max(self.config.max_partition_fetch_bytes);
-        let mut asked = Asked { targets: BTreeMap::new(), versions: BTreeMap::new() };
+        let mut asked = Asked { targets: BTreeMap::new(), versions: BTreeMap::new(), may_follow: true };
         let mut later: Option<Instant> = None;
         for (partition, position) in state.positions.fetchable(node) {
             let under_way = state.asked.get(partition) == Some(&position.version);
@@ -61,10 +72,16 @@ impl Shared {
                 later = Some(later.map_or(at, |known| known.min(at)));
                 continue;
             }
-            let (Some(offset), Some((_, leader_epoch))) = (position.fetch_offset(), position.leader) else { continue };
+            let (Some(next), Some((leader, leader_epoch))) = (position.fetch_offset(), position.leader) else {
+                continue;
+            };
+            // Of its own log's past a replica may know less than the leader: only that is asked whether the logs part.
+            let last_fetched_epoch = if leader == node { next.epoch } else { -1 };
+            asked.may_follow &= position.may_follow(now);
             let topic_id = snapshot.topic(&partition.topic).map_or(Uuid::ZERO, |topic| topic.id);
             let max_bytes = i32::try_from(self.config.max_partition_fetch_bytes).unwrap_or(i32::MAX);
-            asked.targets.insert(partition.clone(), FetchTarget { topic_id, offset, leader_epoch, max_bytes });
+            let target = FetchTarget { topic_id, offset: next.offset, leader_epoch, last_fetched_epoch, max_bytes };
+            asked.targets.insert(partition.clone(), target);
             asked.versions.insert(partition.clone(), position.version);
         }
         if asked.targets.is_empty() {

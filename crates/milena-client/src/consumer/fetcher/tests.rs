@@ -48,7 +48,7 @@ async fn request_ends_as_its_answer_is_taken_in_and_no_other_asks_for_the_same()
     let records = batch.seal(Compression::None, None).expect("seals").to_bytes();
     let fetched = fetched(ErrorCode::NONE, records);
     let reply = FetchReply { partitions: vec![fetched], ..FetchReply::default() };
-    shared.take_in(Kind::Session, asked, reply, charge);
+    shared.take_in(0, Kind::Session, asked, reply, charge);
     assert_eq!(offsets(&shared.plan(0, Kind::Quick)), [1], "on from what is here, and at once");
 }
 
@@ -60,7 +60,7 @@ async fn refusals_do_not_pile_up_while_nobody_asks_for_events() {
     for _ in 0..1000 {
         let charge = Arc::new(charge(&shared));
         let refused = fetched(ErrorCode::TOPIC_AUTHORIZATION_FAILED, bytes::Bytes::new());
-        shared.take_partition(&mut shared.state(), tp(0), version, refused, &charge);
+        shared.take_partition(&mut shared.state(), 0, tp(0), version, refused, &charge);
     }
     assert_eq!(shared.state().events.len(), 100);
 }

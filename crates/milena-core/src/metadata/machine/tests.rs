@@ -298,3 +298,23 @@ fn a_new_start_is_due_when_nobody_answers() {
     bench.advance(Duration::from_secs(300));
     assert!(bench.metadata.is_rebootstrap_due(bench.now), "silent for too long");
 }
+
+#[test]
+fn hint_of_a_later_leader_is_taken_with_its_address_and_no_stale_answer_undoes_it() {
+    let mut bench = Bench::with_orders(&[(1, 5)]);
+    let known = Arc::clone(bench.metadata.snapshot().topic("orders").unwrap());
+    let hint =
+        |node, epoch| LeaderHint { topic: Arc::clone(&known.name), topic_id: known.id, partition: 0, node, epoch };
+    let address = |node| BrokerMetadata { node, host: "new".into(), port: 9, rack: None };
+    assert!(!bench.metadata.handle_hints(&[hint(2, 5)], &[address(2)][..0]), "not later");
+    let generation = bench.metadata.snapshot().generation();
+    assert!(bench.metadata.handle_hints(&[hint(9, 7)], &[address(9), address(8)]));
+    assert_eq!(bench.leader(0), Some((9, Some(7))));
+    let snapshot = bench.metadata.snapshot();
+    assert_eq!((snapshot.generation(), snapshot.broker(8)), (generation + 1, None));
+    assert_eq!(&*snapshot.broker(9).unwrap().host, "new");
+    bench.refresh(vec![topic("orders", 1, &[(2, 6)])]);
+    assert_eq!(bench.metadata.snapshot().partition("orders", 0).unwrap().leader_epoch, Some(7));
+    let other = LeaderHint { topic_id: Uuid::from_bytes([7; 16]), ..hint(1, 9) };
+    assert!(!bench.metadata.handle_hints(&[other], &[]), "of another topic of that name");
+}

@@ -2,13 +2,13 @@
 //! does the consumer move. So no handler of the old position runs into the new one, and a seek that finds nowhere to go
 //! has changed nothing.
 //!
-//! A position that the broker no longer has (deleted by retention, or the log cut off) is left in the same way, for the
-//! oldest event there is; that is told, never done in silence.
+//! A position that the broker no longer has is left in the same way: one that retention deleted for the oldest event there
+//! is, one that a log was cut off below for where that is. That is told, never done in silence.
 
 use std::time::Instant;
 
 use milena_client::TopicPartition;
-use milena_client::consumer::Start;
+use milena_client::consumer::{LogTruncation, Start};
 use tokio::sync::oneshot;
 
 use super::{Driver, describe};
@@ -86,6 +86,18 @@ impl Driver {
         let lost: Vec<TopicPartition> = self.held.keys().filter(is_lost).cloned().collect();
         for partition in lost {
             self.look_for(partition, SeekTo::Beginning, Why::Lost, false);
+        }
+    }
+
+    /// Takes up a partition whose log has lost what was read of it: from where the logs part, if anybody can say.
+    pub(super) fn take_up_truncated(&mut self, lost: &LogTruncation) {
+        let is_sought = self.seeks.iter().any(|seek| seek.partition == lost.partition);
+        let is_held = self.closing.is_none() && self.held.contains_key(&lost.partition);
+        match lost.diverged {
+            Some(at) if is_held && !is_sought => {
+                self.look_for(lost.partition.clone(), SeekTo::Offset(at.offset), Why::Lost, false);
+            }
+            _ => self.take_up_resets(),
         }
     }
 

@@ -1,0 +1,241 @@
+use super::*;
+
+fn tp() -> TopicPartition {
+    TopicPartition::new("orders", 0)
+}
+
+fn assigned(reset: OffsetReset, start: Start) -> Positions {
+    let mut positions = Positions::new(reset);
+    positions.assign(tp(), AssignmentEpoch(1), start);
+    positions.set_leader(&tp(), Some((1, 5)));
+    positions
+}
+
+fn version(positions: &Positions) -> u64 {
+    positions.get(&tp()).unwrap().version
+}
+
+#[test]
+fn position_moves_when_records_are_handed_over_and_not_when_fetched() {
+    let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
+    let version = version(&positions);
+    positions.fetched(&tp(), version, EpochOffset::unknown(30));
+    assert_eq!(positions.get(&tp()).unwrap().position(), Some(10));
+    positions.handed_over(&tp(), version, EpochOffset::unknown(20));
+    let position = positions.get(&tp()).unwrap();
+    assert_eq!((position.position(), position.fetch_offset()), (Some(20), Some(EpochOffset::unknown(30))));
+    positions.refetch(&tp(), version);
+    assert_eq!(positions.get(&tp()).unwrap().fetch_offset(), Some(EpochOffset::unknown(20)));
+}
+
+#[test]
+fn seek_makes_answers_under_way_void() {
+    let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
+    let before = version(&positions);
+    assert!(positions.seek(&tp(), Start::Offset(3)));
+    positions.fetched(&tp(), before, EpochOffset::unknown(99));
+    positions.handed_over(&tp(), before, EpochOffset::unknown(99));
+    let position = positions.get(&tp()).unwrap();
+    assert_eq!((position.position(), position.fetch_offset()), (Some(3), Some(EpochOffset::unknown(3))));
+    assert!(!positions.seek(&TopicPartition::new("other", 0), Start::End));
+}
+
+#[test]
+fn each_reset_policy_asks_for_its_time() {
+    let now = Instant::now();
+    for (policy, timestamp) in [
+        (OffsetReset::Earliest, EARLIEST),
+        (OffsetReset::Latest, LATEST),
+        (OffsetReset::ByDuration(Duration::from_secs(60)), 40_000),
+    ] {
+        let mut positions = assigned(policy, Start::Committed);
+        let question = positions.questions(now).pop().unwrap();
+        assert_eq!(question.unresolved, Unresolved::Committed);
+        assert!(positions.questions(now).is_empty(), "asked once");
+        positions.handle_committed(100_000, &tp(), question.version, None).unwrap();
+        assert_eq!(positions.questions(now)[0].unresolved, Unresolved::Timestamp(timestamp));
+    }
+}
+
+#[test]
+fn without_a_policy_the_application_is_told_and_may_seek() {
+    let now = Instant::now();
+    let mut positions = assigned(OffsetReset::None, Start::Offset(10));
+    let version = version(&positions);
+    assert!(positions.handle_out_of_range(0, &tp(), version).is_err());
+    assert!(positions.fetchable(1).next().is_none() && positions.questions(now).is_empty());
+    positions.seek(&tp(), Start::Beginning);
+    assert_eq!(positions.questions(now).len(), 1);
+}
+
+#[test]
+fn committed_offset_wins_over_the_policy_and_a_retry_waits() {
+    let now = Instant::now();
+    let mut positions = assigned(OffsetReset::Latest, Start::Committed);
+    let question = positions.questions(now).pop().unwrap();
+    let later = now + Duration::from_secs(1);
+    positions.ask_again(&tp(), question.version, later);
+    assert!(positions.questions(now).is_empty());
+    assert_eq!(positions.next_timeout(), Some(later));
+    let question = positions.questions(later).pop().unwrap();
+    positions.handle_committed(0, &tp(), question.version, Some(EpochOffset::unknown(42))).unwrap();
+    assert_eq!(positions.get(&tp()).unwrap().position(), Some(42));
+}
+
+#[test]
+fn question_that_cannot_be_put_wakes_nobody() {
+    let now = Instant::now();
+    let mut positions = assigned(OffsetReset::Latest, Start::End);
+    let question = positions.questions(now).pop().unwrap();
+    positions.ask_again(&tp(), question.version, now);
+    positions.set_leader(&tp(), None);
+    assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
+    positions.set_leader(&tp(), Some((1, 6)));
+    assert_eq!(positions.next_timeout(), Some(now));
+    positions.hold_back(&tp());
+    assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
+}
+
+#[test]
+fn fetchable_are_those_led_there_resolved_and_not_paused() {
+    let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
+    assert_eq!(positions.fetchable(1).count(), 1);
+    assert_eq!(positions.fetchable(2).count(), 0);
+    positions.set_paused(&tp(), true);
+    assert_eq!(positions.fetchable(1).count(), 0);
+    positions.set_paused(&tp(), false);
+    positions.hold_back(&tp());
+    assert_eq!(positions.fetchable(1).count(), 0);
+    assert!(positions.holds(&tp(), AssignmentEpoch(1)), "held for its last commits");
+    let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
+    positions.seek(&tp(), Start::End);
+    assert_eq!(positions.fetchable(1).count(), 0);
+}
+
+#[test]
+fn lag_ends_at_the_last_stable_offset_for_committed_readers() {
+    let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
+    let version = version(&positions);
+    assert_eq!(positions.get(&tp()).unwrap().lag(false), None);
+    positions.observe(&tp(), version, 100, 60, 0);
+    let position = positions.get(&tp()).unwrap();
+    assert_eq!((position.lag(false), position.lag(true)), (Some(90), Some(50)));
+}
+
+#[test]
+fn an_epoch_holds_only_its_own_spell() {
+    let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
+    assert!(positions.holds(&tp(), AssignmentEpoch(1)));
+    positions.remove(&tp());
+    positions.assign(tp(), AssignmentEpoch(2), Start::Offset(10));
+    assert!(!positions.holds(&tp(), AssignmentEpoch(1)) && positions.holds(&tp(), AssignmentEpoch(2)));
+}
+
+fn at(offset: i64, epoch: i32) -> EpochOffset {
+    EpochOffset { offset, epoch }
+}
+
+/// Handed over up to 10 and fetched up to 20, both in epoch 5, whose leader then changes; returns the question.
+fn in_doubt(reset: OffsetReset) -> (Positions, Question) {
+    let mut positions = assigned(reset, Start::Offset(0));
+    let version = version(&positions);
+    positions.fetched(&tp(), version, at(20, 5));
+    positions.handed_over(&tp(), version, at(10, 5));
+    assert_eq!(positions.questions(Instant::now()), [], "its own leader wrote it");
+    positions.set_leader(&tp(), Some((2, 6)));
+    assert_eq!(positions.fetchable(2).count(), 0, "not before the new leader has vouched for it");
+    let question = positions.questions(Instant::now()).pop().unwrap();
+    assert_eq!(question.unresolved, Unresolved::EpochEnd { epoch: 5, leader_epoch: 6 });
+    (positions, question)
+}
+
+fn answer(positions: &mut Positions, question: &Question, end: Option<EpochOffset>) -> Option<Divergence> {
+    positions.handle_epoch_answer(0, &tp(), question.version, question.unresolved, end)
+}
+
+#[test]
+fn new_leader_that_has_what_was_read_goes_on_from_there() {
+    let (mut positions, question) = in_doubt(OffsetReset::Latest);
+    assert_eq!(answer(&mut positions, &question, Some(at(25, 5))), None);
+    let position = positions.fetchable(2).next().unwrap().1;
+    assert_eq!((position.position(), position.fetch_offset()), (Some(10), Some(at(20, 5))));
+    assert_eq!(position.version, question.version, "nothing is void");
+}
+
+#[test]
+fn what_was_fetched_ahead_of_a_truncation_is_fetched_again_and_nobody_is_told() {
+    let (mut positions, question) = in_doubt(OffsetReset::None);
+    assert_eq!(answer(&mut positions, &question, Some(at(15, 5))), Some(Divergence::Ahead));
+    let position = positions.fetchable(2).next().unwrap().1;
+    assert_eq!((position.position(), position.fetch_offset()), (Some(10), Some(at(10, 5))));
+    assert_ne!(position.version, question.version);
+}
+
+#[test]
+fn truncation_below_the_position_is_told_and_goes_on_where_the_logs_part() {
+    let lost = |diverged| LogTruncation { partition: tp(), position: at(10, 5), diverged };
+    let (mut positions, question) = in_doubt(OffsetReset::Latest);
+    let told = answer(&mut positions, &question, Some(at(7, 4)));
+    assert_eq!(told, Some(Divergence::Behind(lost(Some(at(7, 4))))));
+    let position = positions.fetchable(2).next().unwrap().1;
+    assert_eq!((position.position(), position.fetch_offset()), (Some(7), Some(at(7, 4))));
+    // Nothing is known of that epoch: the policy decides.
+    let (mut positions, question) = in_doubt(OffsetReset::Earliest);
+    assert_eq!(answer(&mut positions, &question, None), Some(Divergence::Behind(lost(None))));
+    assert_eq!(positions.questions(Instant::now())[0].unresolved, Unresolved::Timestamp(EARLIEST));
+    // Without a policy it stops there, whoever leads next.
+    for end in [Some(at(7, 4)), None] {
+        let (mut positions, question) = in_doubt(OffsetReset::None);
+        assert_eq!(answer(&mut positions, &question, end), Some(Divergence::Stopped(lost(end))));
+        positions.set_leader(&tp(), Some((1, 7)));
+        assert_eq!((positions.fetchable(1).count(), positions.questions(Instant::now())), (0, vec![]));
+        positions.seek(&tp(), Start::Offset(7));
+        assert_eq!(positions.fetchable(1).count(), 1);
+    }
+}
+
+#[test]
+fn answer_of_a_leader_that_is_none_any_more_decides_nothing() {
+    let (mut positions, question) = in_doubt(OffsetReset::Latest);
+    positions.set_leader(&tp(), Some((1, 7)));
+    assert_eq!(answer(&mut positions, &question, Some(at(0, 0))), None);
+    let again = positions.questions(Instant::now()).pop().unwrap();
+    assert_eq!(again.unresolved, Unresolved::EpochEnd { epoch: 5, leader_epoch: 7 });
+    assert_eq!(answer(&mut positions, &again, Some(at(20, 5))), None);
+    assert_eq!(positions.fetchable(1).count(), 1);
+}
+
+#[test]
+fn committed_epoch_of_an_older_leader_is_validated_and_one_of_this_leader_is_not() {
+    for (epoch, asked) in [(4, 1), (5, 0), (-1, 0)] {
+        let mut positions = assigned(OffsetReset::None, Start::Committed);
+        let question = positions.questions(Instant::now()).pop().unwrap();
+        positions.handle_committed(0, &tp(), question.version, Some(at(42, epoch))).unwrap();
+        assert_eq!(positions.questions(Instant::now()).len(), asked, "{epoch}");
+    }
+}
+
+#[test]
+fn replica_is_read_from_until_it_expires_fails_or_the_leader_changes() {
+    let now = Instant::now();
+    let until = now + Duration::from_secs(300);
+    let from = |positions: &Positions| positions.get(&tp()).unwrap().read_from();
+    let prefer = |positions: &mut Positions, node| {
+        let version = version(positions);
+        positions.prefer(&tp(), version, node, until);
+    };
+    let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
+    prefer(&mut positions, 3);
+    assert_eq!((from(&positions), positions.next_expiry()), (Some(3), Some(until)));
+    assert_eq!((positions.fetchable(1).count(), positions.fetchable(3).count()), (0, 1));
+    assert!(!positions.expire_replicas(now) && positions.expire_replicas(until));
+    assert_eq!((from(&positions), positions.next_expiry()), (Some(1), None));
+    prefer(&mut positions, 3);
+    assert!(!positions.give_up_replica(&tp(), 1, until), "it is not read from");
+    assert!(positions.give_up_replica(&tp(), 3, until));
+    let position = positions.get(&tp()).unwrap();
+    assert_eq!((position.read_from(), position.may_follow(now), position.may_follow(until)), (Some(1), false, true));
+    prefer(&mut positions, 3);
+    positions.set_leader(&tp(), Some((2, 6)));
+    assert_eq!(from(&positions), Some(2));
+}

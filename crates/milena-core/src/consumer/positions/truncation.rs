@@ -1,0 +1,129 @@
+//! Whether the log that was read is still the leader's (KIP-320). Every change of leader puts a partition in doubt until
+//! the leader has said where the epoch of the last record that was fetched ends in its log; a fetch may say so, too.
+//!
+//! What was fetched and not handed over is simply fetched again. What was handed over and is gone is told.
+
+use super::{EpochOffset, OffsetReset, Position, Positions, Unresolved};
+use crate::consumer::TopicPartition;
+
+/// Records that were handed over are no longer in the log, and `auto.offset.reset` is none (Java's
+/// `LogTruncationException`).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{partition} was truncated below offset {}, where this consumer is{}: seek to where to go on",
+    position.offset,
+    diverged.map(|at| format!(", to {}", at.offset)).unwrap_or_default()
+)]
+pub struct LogTruncation {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Where the consumer was.
+    pub position: EpochOffset,
+    /// Up to where the log that was read is the leader's; `None` when the leader can't say.
+    pub diverged: Option<EpochOffset>,
+}
+
+/// What became of a partition whose leader has another log than was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Divergence {
+    /// Nothing that was handed over is gone: what was fetched ahead is void.
+    Ahead,
+    /// Records that were handed over are gone. The partition goes on where the logs part, or as the reset policy says.
+    Behind(LogTruncation),
+    /// As `Behind`, and there is no policy: the partition waits for a seek.
+    Stopped(LogTruncation),
+}
+
+impl Positions {
+    /// The leader's log of the last epoch that was read ends there, with the epoch that it has instead; `None` when the
+    /// leader knows no such epoch. Returns what is wrong, after which whatever was fetched ahead is void.
+    pub fn handle_epoch_end(
+        &mut self,
+        wall: i64,
+        partition: &TopicPartition,
+        version: u64,
+        end: Option<EpochOffset>,
+    ) -> Option<Divergence> {
+        let policy = self.reset;
+        let next = self.next_version();
+        let position = self.current_mut(partition, version)?;
+        position.unvalidated = false;
+        position.asking = false;
+        match end {
+            Some(end) if end.offset >= position.fetch_offset.offset => {
+                // Written by an older leader than we knew: what comes next is compared with that.
+                position.fetch_offset.epoch = position.fetch_offset.epoch.min(end.epoch);
+                return None;
+            }
+            Some(end) if end.offset >= position.position.offset => {
+                position.position.epoch = position.position.epoch.min(end.epoch);
+                position.version = next;
+                position.fetch_offset = position.position;
+                return Some(Divergence::Ahead);
+            }
+            _ => {}
+        }
+        let lost = LogTruncation { partition: partition.clone(), position: position.position, diverged: end };
+        match (policy, end) {
+            (OffsetReset::None, _) => {
+                position.version = next;
+                position.await_seek();
+                return Some(Divergence::Stopped(lost));
+            }
+            (_, Some(end)) => {
+                position.version = next;
+                position.position = end;
+                position.fetch_offset = end;
+            }
+            // As Java: nothing is known of the log that was read.
+            (_, None) => drop(self.reset(wall, partition, version, "its log was truncated")),
+        }
+        Some(Divergence::Behind(lost))
+    }
+
+    /// As [`Self::handle_epoch_end`], of the answer to a question, which may be about a leader or a record that is no
+    /// longer the last: then it is put again.
+    pub fn handle_epoch_answer(
+        &mut self,
+        wall: i64,
+        partition: &TopicPartition,
+        version: u64,
+        asked: Unresolved,
+        end: Option<EpochOffset>,
+    ) -> Option<Divergence> {
+        let position = self.current_mut(partition, version)?;
+        if position.doubt() != Some(asked) {
+            position.asking = false;
+            return None;
+        }
+        self.handle_epoch_end(wall, partition, version, end)
+    }
+
+    /// The leader can't say where epochs end (before Kafka 2.3): nothing is in doubt.
+    pub fn skip_validation(&mut self, partition: &TopicPartition, version: u64) {
+        if let Some(position) = self.current_mut(partition, version) {
+            position.unvalidated = false;
+            position.asking = false;
+        }
+    }
+}
+
+impl Position {
+    /// Called whenever leader or position changed: a leader of a later epoch than that of the last record may have
+    /// another log.
+    pub(super) fn revalidate(&mut self) {
+        let EpochOffset { epoch, .. } = self.fetch_offset;
+        let is_settled = self.unresolved.is_none();
+        if is_settled && self.unvalidated {
+            // It was asked of another leader.
+            self.asking = false;
+        }
+        self.unvalidated = is_settled && epoch >= 0 && self.leader.is_some_and(|(_, leader)| leader > epoch);
+    }
+
+    /// What is to be asked about the log that was read.
+    pub(super) fn doubt(&self) -> Option<Unresolved> {
+        let (_, leader_epoch) = self.leader.filter(|_| self.unvalidated)?;
+        Some(Unresolved::EpochEnd { epoch: self.fetch_offset.epoch, leader_epoch })
+    }
+}
