@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use milena_protocol::{ErrorCode, NodeId};
 use tokio::{
     io::DuplexStream,
@@ -14,6 +15,7 @@ use crate::{
     cluster::{CoordinatorType, NewTopic, PartitionState},
     core::Core,
     fault::Faults,
+    log,
     net::{Link, MEMORY_PORT, Via, listen, memory_host, serve},
     request_log::RequestCount,
 };
@@ -305,6 +307,23 @@ impl Broker {
         })?;
         self.wake(topic, partition);
         Ok(())
+    }
+
+    /// Appends a batch as a log's cleaner may leave it: with fewer records than offsets, or none, which no producer may
+    /// write. Returns its first offset.
+    ///
+    /// # Errors
+    /// [`BrokerError::UnknownPartition`], or [`BrokerError::Refused`] if it is no batch.
+    pub fn append_cleaned(&self, topic: &str, partition: i32, batch: Bytes) -> Result<i64, BrokerError> {
+        let refused = |code: ErrorCode| BrokerError::Refused { code: code.0, message: code.to_string() };
+        let batch = log::cleaned(batch)
+            .map_err(|error| BrokerError::Refused { code: ErrorCode::CORRUPT_MESSAGE.0, message: error.to_string() })?;
+        let appended = self.with_partition(topic, partition, |state| {
+            let epoch = state.leader_epoch;
+            state.log.append(batch, epoch, None)
+        })?;
+        self.wake(topic, partition);
+        appended.map(|appended| appended.base_offset).map_err(refused)
     }
 
     /// Ends a producer's transaction on a partition with a marker, as a transaction coordinator would. Returns the

@@ -9,6 +9,7 @@ use crate::host;
 
 /// What may be started outside of a set: where, how many times it is written there, and what bounds its number.
 const BOUNDED: [(&str, usize, &str); 15] = [
+const BOUNDED: [(&str, usize, &str); 14] = [
     ("benches/src/answer_at_once.rs", 1, "a thread per connection, of a broker that only measuring uses"),
     ("benches/src/bin/answer-at-once.rs", 1, "a thread per process: its listener"),
     ("benches/src/link.rs", 1, "a task per link of a client that is measured"),
@@ -16,6 +17,11 @@ const BOUNDED: [(&str, usize, &str); 15] = [
     ("crates/milena-broker/src/net/listener.rs", 2, "a task per listener and connection; Core::enter lets so many on"),
     ("crates/milena-cli/src/stdout.rs", 1, "a thread per process: one command runs"),
     ("crates/milena-client/src/client/close.rs", 1, "a task per client that was dropped unclosed, for 5 s at most"),
+    (
+        "crates/milena-client/src/consumer/hand_over/away.rs",
+        1,
+        "a thread per task of the client's set, which waits for it",
+    ),
     ("crates/milena-client/src/producer/seal.rs", 1, "a thread per task of the client's set, which waits for it"),
     ("crates/milena-client/src/runtime.rs", 1, "a thread per client that wants one of its own"),
     ("crates/milena-net/src/task_set.rs", 1, "the set itself"),

@@ -174,6 +174,13 @@ pub(crate) fn check_produced(
     Ok(CheckedBatch { max_timestamp, producer, transactional: batch.is_transactional(), payload, batch })
 }
 
+/// A batch as the log's cleaner may leave it: with fewer records than offsets, or none. No producer writes such a one.
+pub(crate) fn cleaned(bytes: Bytes) -> Result<CheckedBatch, RecordError> {
+    let batch = RecordBatch::parse(bytes)?;
+    let payload = Bytes::copy_from_slice(&batch.bytes()[HEADER_LEN..]);
+    Ok(CheckedBatch { max_timestamp: batch.max_timestamp(), producer: None, transactional: false, payload, batch })
+}
+
 /// The most records that are named in an answer: a few bytes may inflate to millions, each at fault.
 pub(super) const MOST_NAMED: usize = 100_000;
 

@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use milena_protocol::ErrorCode;
 
 pub(crate) use self::batch::{
-    BatchRules, CheckedBatch, RejectedBatch, check_produced, check_transactional, only_batch,
+    BatchRules, CheckedBatch, RejectedBatch, check_produced, check_transactional, cleaned, only_batch,
 };
 use self::batch::{HEADER_LEN, StoredBatch};
 use self::epochs::LeaderEpochs;

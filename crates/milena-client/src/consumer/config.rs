@@ -30,7 +30,8 @@ pub struct ConsumerConfig {
     /// `partition.assignment.strategy`, best first. Default range, cooperative-sticky: a group can move from one to the
     /// other member by member.
     pub assignors: Vec<Assignor>,
-    /// `auto.offset.reset`. Default latest.
+    /// `auto.offset.reset`: `earliest`, `latest`, `none`, or by duration (KIP-1106), as `by_duration:PT1H`, for the first
+    /// record of the last hour. Default latest.
     pub auto_offset_reset: OffsetReset,
     /// `isolation.level`. Default read_committed.
     pub isolation: Isolation,
@@ -144,8 +145,9 @@ fn offset_reset(value: &str) -> Option<OffsetReset> {
     })
 }
 
-/// ISO 8601 as Java's `Duration.parse` takes it, without signs: `P2DT3H4M5.6S`.
+/// ISO 8601 as Java's `Duration.parse` takes it, without signs: `P2DT3H4M5.6S`, in either case, fractions of seconds only.
 fn iso_duration(text: &str) -> Option<Duration> {
+    let text = text.to_ascii_uppercase();
     let rest = text.strip_prefix('P')?;
     let (days, time) = rest.split_once('T').unwrap_or((rest, ""));
     if days.is_empty() && time.is_empty() || rest.ends_with('T') {
@@ -161,6 +163,9 @@ fn iso_duration(text: &str) -> Option<Duration> {
                 continue;
             }
             let at = left.iter().position(|(unit, _)| *unit == letter)?;
+            if letter != 'S' && number.contains('.') {
+                return None;
+            }
             seconds += number.parse::<f64>().ok()? * left[at].1;
             left = &left[at + 1..];
             number.clear();
@@ -236,7 +241,13 @@ mod tests {
         config.validate(64 << 20).unwrap();
         let error = config.set("enable.auto.commit", "true").unwrap_err();
         assert!(error.to_string().contains("unknown setting `enable.auto.commit`"));
-        assert!(config.set("auto.offset.reset", "by_duration:PT").is_err());
+        for (text, seconds) in [("PT1H", 3600), ("pt1m", 60), ("P7D", 7 * 86_400), ("PT0S", 0)] {
+            config.set("auto.offset.reset", &format!("by_duration:{text}")).unwrap();
+            assert_eq!(config.auto_offset_reset, OffsetReset::ByDuration(Duration::from_secs(seconds)), "{text}");
+        }
+        for wrong in ["PT", "P", "1h", "PT-1S", "-PT1S", "P1.5D", "PT1.5H", "PT1S1M", "P1H", "", "PT1e3S"] {
+            assert!(config.set("auto.offset.reset", &format!("by_duration:{wrong}")).is_err(), "{wrong}");
+        }
         assert!(config.set("auto.offset.reset", "smallest").is_err());
     }
 

@@ -1,5 +1,7 @@
-//! From fetched bytes to a record set: batches in order, checked, inflated and filtered on the application's own task.
-//! The position moves here and nowhere else.
+//! From fetched bytes to a record set: batches in order, checked, inflated and filtered on the application's own task, or,
+//! where they are large, elsewhere ([`away`]). The position moves here and nowhere else.
+
+mod away;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -32,6 +34,8 @@ pub(super) struct Fetched {
     pub(super) bytes: usize,
     /// Of the batch that was cut off behind them.
     pub(super) cut_off: usize,
+    /// What was read of it already, elsewhere, and the bytes of it that nobody has been shown.
+    pub(super) prepared: Option<(Step, usize)>,
 }
 
 /// What was fetched ahead of one partition, oldest first.
@@ -81,18 +85,28 @@ impl Buffer {
         self.parts.iter().map(Fetched::unread_bytes).sum()
     }
 
+    /// What batches that are about to be shown inflated to.
+    pub(super) fn inflated_bytes(&self) -> usize {
+        let inflated = |part: &Fetched| match &part.prepared {
+            Some((Step::Set(checked), _)) => checked.inflated.as_ref().map_or(0, Charge::bytes),
+            _ => 0,
+        };
+        self.parts.iter().map(inflated).sum()
+    }
+
     pub(super) fn charges(&self) -> impl Iterator<Item = &Arc<Charge>> {
         self.parts.iter().map(|part| &part.charge)
     }
 }
 
 /// A batch that passed all checks.
-struct Checked {
+pub(super) struct Checked {
     records: Records,
     visible: usize,
     next_offset: i64,
     leader_epoch: i32,
-    inflated: usize,
+    /// What it inflated to.
+    inflated: Option<Charge>,
 }
 
 /// A part that is read outside the lock.
@@ -105,8 +119,10 @@ struct Taken {
     epoch: AssignmentEpoch,
 }
 
-enum Step {
+pub(super) enum Step {
     Set(Checked),
+    /// The next batch is to be read elsewhere.
+    Large(EpochOffset),
     /// Nothing to show; the position may move to there all the same.
     End(EpochOffset),
     Corrupt(EpochOffset, RecordError),
@@ -117,7 +133,10 @@ impl Shared {
     pub(super) fn hand_over(self: &Arc<Self>) -> Option<Result<RecordSet, ConsumeError>> {
         loop {
             let mut taken = self.take_part()?;
-            let step = taken.part.step(taken.position, &self.config);
+            let step = match taken.part.prepared.take() {
+                Some((step, _)) => step,
+                None => taken.part.step(taken.position, &self.config, self.reads_away()),
+            };
             let done = self.put_back(taken, step);
             // A part is done, which makes room for a fetch, or is to be fetched again. A set that was handed over leaves its
             // part where it was, and changes nothing of what may be fetched.
@@ -165,6 +184,13 @@ impl Shared {
             Step::End(next) => {
                 state.positions.handed_over(&partition, version, next);
                 state.put_back(&partition, version, None);
+                self.send_away(state, &partition);
+                None
+            }
+            Step::Large(next) => {
+                state.positions.handed_over(&partition, version, next);
+                state.put_back(&partition, version, Some(part));
+                self.send_away(state, &partition);
                 None
             }
             Step::Corrupt(reached, source) => {
@@ -194,10 +220,9 @@ impl Shared {
                     let set = state.processed.handed_over(&partition, epoch, next_offset, leader_epoch);
                     (Arc::downgrade(self), set)
                 });
-                drop(state);
+                self.send_away(state, &partition);
                 add(&self.counters.records, visible);
                 add(&self.counters.record_sets, 1);
-                let inflated = (inflated > 0).then(|| charge.and(inflated));
                 Some(Ok(RecordSet {
                     partition,
                     epoch,
@@ -227,13 +252,17 @@ impl State {
 
 impl Fetched {
     fn unread_bytes(&self) -> usize {
-        self.batches.rest().len().saturating_sub(self.cut_off)
+        let rest = self.batches.rest().len().saturating_sub(self.cut_off);
+        self.prepared.as_ref().map_or(rest, |(_, unread)| *unread)
     }
 
-    /// Reads up to the next batch that has something to show from `position` on.
-    fn step(&mut self, position: i64, config: &ConsumerConfig) -> Step {
+    /// Reads up to the next batch that has something to show from `position` on, or, with `stops`, to one that is large.
+    fn step(&mut self, position: i64, config: &ConsumerConfig, stops: bool) -> Step {
         let mut reached = EpochOffset::unknown(position);
         loop {
+            if stops && self.is_large() {
+                return Step::Large(reached);
+            }
             let batch = match self.batches.next() {
                 None => return Step::End(reached),
                 Some(Ok(batch)) => batch,
@@ -282,12 +311,12 @@ impl Fetched {
         for record in records.iter() {
             visible += usize::from(record?.offset >= position);
         }
-        let inflated = if batch.compression() == Compression::None { 0 } else { records.data().len() };
+        let is_inflated = batch.compression() != Compression::None;
         Ok((visible > 0).then(|| Checked {
             visible,
             next_offset: batch.next_offset(),
             leader_epoch: batch.partition_leader_epoch(),
-            inflated,
+            inflated: is_inflated.then(|| self.charge.and(records.data().len())),
             records,
         }))
     }

@@ -25,6 +25,8 @@ pub struct ConsumerMetrics {
     /// Bytes of batches that came and were dropped unread: the partition was sought or given up, its log was truncated, or
     /// they were damaged.
     pub bytes_voided: u64,
+    /// Batches that were checked and inflated off the application's task, since they are large.
+    pub batches_read_away: u64,
     /// Records handed over.
     pub records: u64,
     /// Record sets handed over.
@@ -44,6 +46,7 @@ pub(super) struct Counters {
     pub(super) bytes_fetched: AtomicU64,
     pub(super) bytes_cut_off: AtomicU64,
     pub(super) bytes_voided: AtomicU64,
+    pub(super) batches_read_away: AtomicU64,
     pub(super) records: AtomicU64,
     pub(super) record_sets: AtomicU64,
 }
@@ -63,6 +66,7 @@ impl Counters {
             bytes_fetched: load(&self.bytes_fetched),
             bytes_cut_off: load(&self.bytes_cut_off),
             bytes_voided: load(&self.bytes_voided),
+            batches_read_away: load(&self.batches_read_away),
             records: load(&self.records),
             record_sets: load(&self.record_sets),
             ..ConsumerMetrics::default()

@@ -1,8 +1,8 @@
 //! The consumer: partitions by hand or by a group, one stream of events, commits in order.
 //!
 //! One driver task owns membership and commits; one fetcher per broker reads ahead within the budget of the client;
-//! decoding runs on the task that calls [`Consumer::next`], and the position moves there. See `driver`, `fetcher` and
-//! `hand_over`.
+//! decoding runs on the task that calls [`Consumer::next`], that of large batches on a thread of its own, and the position
+//! moves in `next`. See `driver`, `fetcher` and `hand_over`.
 
 mod builder;
 mod config;

@@ -22,6 +22,7 @@ on_every_cluster!(
     static_member_keeps_its_partitions_through_a_restart,
     seeks_times_and_parked_polls_work_by_hand,
     replica_in_the_consumers_rack_is_read_from,
+    reset_by_duration_begins_with_what_is_that_young,
 );
 
 struct Real {
@@ -224,6 +225,31 @@ async fn replica_in_the_consumers_rack_is_read_from(cluster: Cluster) {
     }
     assert_eq!(read(&consumer, 30).await.len(), 3);
     consumer.close(Duration::from_secs(5)).await.unwrap();
+    real.end().await;
+}
+
+/// The rig's records are of 2023, but for the last.
+async fn reset_by_duration_begins_with_what_is_that_young(cluster: Cluster) {
+    let real = Real::on(cluster, 1, "young").await;
+    real.produce(0, 0, 100).await;
+    let now = real.client.time().wall_millis() - crate::consumer_rig::WALL;
+    real.produce(0, now, now + 10).await;
+    let start = |policy: &str, group: &str| {
+        let builder = Consumer::builder(&real.client).group(format!("{}-{group}", real.topic));
+        let consumer = builder.set("auto.offset.reset", policy).unwrap().build().unwrap();
+        consumer.assign([(&real.topic, 0, Start::Committed)]).unwrap();
+        consumer
+    };
+    let hour = start("by_duration:PT1H", "hour");
+    assert_eq!(values(&records(&hour).await)[0], now, "the first of the last hour");
+    let ages = start("by_duration:P10000D", "ages");
+    assert_eq!(values(&records(&ages).await)[0], 0);
+    // Nothing is that young: what comes next is.
+    let next = start("by_duration:PT0S", "next");
+    assert_eq!(next.positioned(&[tp(&real.topic, 0)]).await.unwrap(), [110]);
+    for consumer in [hour, ages, next] {
+        consumer.close(Duration::from_secs(5)).await.unwrap();
+    }
     real.end().await;
 }
 

@@ -28,14 +28,15 @@ const STAY: Duration = Duration::from_secs(5);
 impl Shared {
     /// Takes an answer in. In one step with the end of the request: a fetch that is planned between the two would ask for
     /// the same again.
-    pub(super) fn take_in(&self, node: i32, kind: Kind, asked: Asked, reply: FetchReply, charge: Charge) {
+    pub(super) fn take_in(self: &Arc<Self>, node: i32, kind: Kind, asked: Asked, reply: FetchReply, charge: Charge) {
         self.take_hints(&asked, &reply);
         let names = asked.names();
         let charge = Arc::new(charge);
         add(&self.counters.fetches, 1);
         add(&self.counters.fetches_aside, usize::from(kind != Kind::Session));
         let mut stale = false;
-        {
+        let came: Vec<TopicPartition> = {
+            let mut came = Vec::new();
             let mut state = self.state();
             state.forget_asked(&asked);
             if state.is_replica(&asked, node) {
@@ -54,12 +55,17 @@ impl Shared {
                     add(&self.counters.bytes_voided, fetched.records.len());
                     continue;
                 }
+                if !fetched.records.is_empty() {
+                    came.push(partition.clone());
+                }
                 stale |= self.take_partition(&mut state, node, partition, version, fetched, &charge);
             }
-        }
+            came
+        };
         if stale {
             self.client.metadata.request_refresh();
         }
+        came.iter().for_each(|partition| self.send_away(self.state(), partition));
         self.app.notify_waiters();
         self.driver.notify_one();
     }
@@ -160,6 +166,7 @@ impl Shared {
             high_watermark: high,
             bytes,
             cut_off,
+            prepared: None,
         });
         state.make_ready(&partition);
         false

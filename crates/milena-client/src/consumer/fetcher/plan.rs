@@ -116,13 +116,15 @@ impl State {
     /// Bytes of this fetcher's answers that hold records of paused partitions: nobody makes room by reading them.
     fn parked_bytes(&self, account: &Account) -> usize {
         let is_paused = |partition| self.positions.get(partition).is_some_and(|position| position.paused);
-        let paused = self.buffers.iter().filter(|(partition, _)| is_paused(partition));
+        let paused: Vec<&Buffer> =
+            self.buffers.iter().filter(|(partition, _)| is_paused(partition)).map(|(_, buffer)| buffer).collect();
         // An answer holds records of many partitions, and is counted once.
         let charges: BTreeMap<*const Charge, usize> = paused
-            .flat_map(|(_, buffer)| buffer.charges())
+            .iter()
+            .flat_map(|buffer| buffer.charges())
             .filter(|charge| account.made(charge))
             .map(|charge| (Arc::as_ptr(charge), charge.bytes()))
             .collect();
-        charges.values().sum()
+        charges.values().sum::<usize>() + paused.iter().map(|buffer| buffer.inflated_bytes()).sum::<usize>()
     }
 }

@@ -34,6 +34,7 @@ fn part(version: u64, batches: &[Bytes], aborted: &[(i64, i64)], charge: Charge)
         charge: Arc::new(charge),
         high_watermark: -1,
         cut_off: 0,
+        prepared: None,
     }
 }
 
@@ -85,7 +86,7 @@ async fn one_reader_at_a_time_even_when_an_older_one_comes_back() {
     let charge = || rig::charge(&shared);
     enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], charge()));
     let mut old = shared.take_part().expect("ready");
-    let step = old.part.step(old.position, &shared.config);
+    let step = old.part.step(old.position, &shared.config, false);
     // While it was read, the application sought, and two parts from there have come.
     shared.state().seek(&tp(0), Start::Offset(10));
     for from in [10, 15] {
@@ -95,7 +96,7 @@ async fn one_reader_at_a_time_even_when_an_older_one_comes_back() {
     assert_eq!(new.position, 10);
     assert!(shared.put_back(old, step).is_none(), "void");
     assert!(shared.take_part().is_none(), "what follows waits for what is being read");
-    let step = new.part.step(new.position, &shared.config);
+    let step = new.part.step(new.position, &shared.config, false);
     let first = shared.put_back(new, step).expect("records").expect("sound");
     let second = shared.hand_over().expect("records").expect("sound");
     assert_eq!((offsets(&first), offsets(&second)), ((10..15).collect(), (15..20).collect()));
@@ -107,7 +108,7 @@ async fn records_that_are_read_while_their_partition_is_revoked_are_not_handed_o
     shared.state().assign([(tp(0), Start::Offset(0))]);
     enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], rig::charge(&shared)));
     let mut taken = shared.take_part().expect("ready");
-    let step = taken.part.step(taken.position, &shared.config);
+    let step = taken.part.step(taken.position, &shared.config, false);
     let mut state = shared.state();
     state.positions.hold_back(&tp(0));
     state.discard(&tp(0));
