@@ -211,6 +211,19 @@ impl Tools {
         Ok(events.into_iter().filter(|event| event.name == "producer_send_success").collect())
     }
 
+    /// Copies what one partition holds into a topic with TransactionalMessageCopier, in transactions of ten records of which
+    /// it aborts one in three by chance, to copy their records again.
+    ///
+    /// # Errors
+    /// What the tool says.
+    pub async fn copy_in_transactions(&self, bootstrap: &str, from: (&str, i32), to: &str, group: &str) -> Outcome {
+        let mut command = self.command("org.apache.kafka.tools.TransactionalMessageCopier");
+        command.args(["--broker-list", bootstrap, "--input-topic", from.0, "--input-partition", &from.1.to_string()]);
+        command.args(["--output-topic", to, "--consumer-group", group, "--transactional-id", group]);
+        command.args(["--transaction-size", "10", "--enable-random-aborts", "--use-group-metadata"]);
+        Self::output(&mut command, b"").await.map(drop)
+    }
+
     /// Joins `group` as a VerifiableConsumer that reads from the beginning, in the classic protocol with `assignor` (a
     /// class name).
     ///
