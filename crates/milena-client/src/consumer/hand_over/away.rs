@@ -3,10 +3,10 @@
 //! elsewhere: everything is read in place, so that a simulation repeats itself.
 
 use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
 
 use milena_core::consumer::TopicPartition;
 use milena_protocol::compress::Compression;
-use tokio::task::spawn_blocking;
 
 use super::{Fetched, Taken};
 use crate::consumer::metrics::add;
@@ -16,6 +16,8 @@ use crate::consumer::shared::{Shared, State};
 const LARGE_COMPRESSED: usize = 64 << 10;
 /// Others are merely checked, many times faster.
 const LARGE: usize = 256 << 10;
+/// Before a batch whose reading panicked is fetched again.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 impl Fetched {
     /// Whether the next batch is better read elsewhere.
@@ -56,12 +58,14 @@ impl Shared {
             let Taken { mut part, unread, position, .. } = taken;
             let step = part.step(position, &shared.config, false);
             part.prepared = Some((step, unread));
-            (part, shared)
+            part
         };
         let shared = Arc::clone(self);
         // One at a time for each partition: the buffer says that it is being read.
-        let read =
-            async move { shared.come_back(&partition, version, spawn_blocking(work).await.ok().map(|done| done.0)) };
+        let read = async move {
+            let part = tokio::task::spawn_blocking(work).await.ok();
+            shared.come_back(&partition, version, part);
+        };
         if self.client.tasks.spawn("read a batch", read).is_err() {
             self.end();
         }
@@ -78,14 +82,16 @@ impl Shared {
                 state.put_back(partition, version, None);
             }
             // It panicked, which is a bug, or the runtime ends: nothing is lost that can't be fetched again.
-            None => {
+            None if is_current => {
                 state.discard(partition);
                 state.positions.refetch(partition, version);
+                state.not_before.insert(partition.clone(), self.client.clock.now() + AFTER_PANIC);
+                self.fetchers.notify_waiters();
             }
+            None => state.put_back(partition, version, None),
         }
         drop(state);
         self.app.notify_waiters();
-        self.fetchers.notify_waiters();
     }
 }
 
