@@ -210,7 +210,7 @@ fn client(claims: Claims) -> (Runtime, Client) {
     let client = runtime.block_on(async {
         let clock = TimeSource::virtual_from(UNIX_EPOCH + Duration::from_millis(TIMESTAMP.unsigned_abs()));
         let builder = Client::builder().bootstrap(address.to_string()).expect("an address");
-        builder.connector(Arc::new(Link(broker))).clock(clock).seed(7).build().await
+        builder.connector(Arc::new(Link(broker))).clock(clock).seed(7).prefetch(8 * 1024 * 1024).build().await
     });
     (runtime, client.expect("the broker answers"))
 }
@@ -274,7 +274,7 @@ fn consume(value_bytes: usize, owned: bool) -> Work {
     let (runtime, client) = client(claims(value_bytes));
     let consumer = {
         let _inside = runtime.enter();
-        Consumer::builder(&client).prefetch(8 * 1024 * 1024).build().expect("settings that agree")
+        Consumer::builder(&client).build().expect("settings that agree")
     };
     consumer.assign([("t", 0, Start::Beginning)]).expect("a partition");
     runtime.block_on(read(&consumer, owned, 10_000));

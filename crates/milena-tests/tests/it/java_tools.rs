@@ -7,14 +7,11 @@ mod one_node {
 
     use milena_client::TopicPartition;
     use milena_client::consumer::Assignor;
-<<<<<<< HEAD
-    use milena_client::producer::Compression;
-=======
     use milena_client::consumer::Consumer;
     use milena_client::consumer::ConsumerEvent;
     use milena_client::consumer::Isolation;
     use milena_client::consumer::Start;
->>>>>>> 853dbac (Hold what is read against transactions that Java aborts)
+    use milena_client::producer::Compression;
     use milena_client::producer::Producer;
     use milena_client::producer::Record;
     use milena_client::producer::RecordHeader;

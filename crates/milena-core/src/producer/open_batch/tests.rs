@@ -125,7 +125,7 @@ fn batches_that_grow_leave_no_more_buffers_behind_than_they_needed_at_a_time() {
         for capacity in [16_384, 32_768, 65_536] {
             assert!(batch.try_grow(capacity, &pool));
         }
-        drop(batch.seal(CompressionChoice::NONE, &pool));
+        drop(batch.seal(CompressionChoice::fixed(Compression::None, None), &pool));
     }
     assert_eq!((pool.budget().used(), pool.idle()), (0, 8_192 + 16_384 + 32_768 + 65_536));
 }
@@ -138,7 +138,7 @@ fn hardly_smaller_batch_is_sent_as_it_was_where_the_choice_says_so() {
     let value: Vec<_> = (0..4_000).map(|at| if at % 40 < 37 { rng.u8(..) } else { b'x' }).collect();
     let seal = |keep_percent| {
         let mut batch = open(&pool, 8_192);
-        batch.append(1_000, None, Some(&value), &[]).unwrap();
+        batch.append(usize::MAX, 1_000, None, Some(&value), &[]).unwrap();
         let choice = CompressionChoice { keep_percent, ..CompressionChoice::fixed(Compression::Zstd, Some(1)) };
         batch.seal(choice, &pool).unwrap()
     };
@@ -169,7 +169,7 @@ fn sealing_allocates_nothing_per_byte_once_the_codec_is_warm() {
             if batch.room_for(batch.encoded_len(1_000, None, Some(value.as_bytes()), &[]), 128 * 1024) != Room::Fits {
                 return batch;
             }
-            batch.append(1_000, None, Some(value.as_bytes()), &[]).unwrap();
+            batch.append(usize::MAX, 1_000, None, Some(value.as_bytes()), &[]).unwrap();
             number += 1;
         }
     };
