@@ -183,7 +183,7 @@ fn fill(pool: &Arc<BufferPool>, size: usize, values: &[Vec<u8>]) -> OpenBatch {
     for (number, value) in values.iter().enumerate() {
         let key = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
         let key = [key, key.map(|byte| !byte)].concat();
-        open.append(number as i64 / 10, Some(&key), Some(value), &[]).expect("it fits");
+        open.append(usize::MAX, number as i64 / 10, Some(&key), Some(value), &[]).expect("it fits");
     }
     open
 }

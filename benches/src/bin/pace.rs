@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use cpu_time::ProcessTime;
 use milena_benches::answer_at_once::record;
 use milena_client::Client;
-use milena_client::producer::{Codec, Compression, Producer, ProducerMetrics, Record};
+use milena_client::producer::{self, Compression, Producer, ProducerMetrics, Record};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -150,7 +150,8 @@ fn json(
     };
     let records = after.records_acknowledged - before.records_acknowledged;
     let batches = after.batches - before.batches;
-    let by_codec = Codec::ALL.map(|codec| after.compression.batches(codec) - before.compression.batches(codec));
+    let by_codec =
+        producer::Codec::ALL.map(|codec| after.compression.batches(codec) - before.compression.batches(codec));
     let bytes = (after.bytes_raw - before.bytes_raw, after.bytes_compressed - before.bytes_compressed);
     format!(
         "{{\"records\":{records},\"requests_per_second\":{:.1},\"records_per_batch\":{:.1},\"batches_by_codec\":{by_codec:?},\

@@ -167,7 +167,8 @@ pub struct RecordSetIter<'a> {
 impl<'a> Iterator for RecordSetIter<'a> {
     type Item = ConsumerRecord<'a>;
 
-    #[inline]
+    // As in the records' own iterator.
+    #[inline(always)]
     fn next(&mut self) -> Option<ConsumerRecord<'a>> {
         loop {
             // Errors were looked for when the set was made.
