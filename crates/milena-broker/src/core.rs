@@ -1,9 +1,15 @@
 //! What all nodes, connections and handlers of one broker share.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
 
 use milena_protocol::{ApiKey, NodeId, VersionRange};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     clock::Clock, cluster::Cluster, fault::FaultTable, fetch_session::FetchSessions, group::Groups, lock::Lock,
@@ -29,8 +35,7 @@ pub(crate) struct Core {
 
 #[derive(Debug)]
 struct Node {
-    /// Odd while the node runs, raised at each start and stop, so that a quick restart is not missed.
-    generation: watch::Sender<u64>,
+    generation: Arc<Generation>,
     tasks: Arc<Semaphore>,
     fetch_sessions: Lock<FetchSessions>,
 }
@@ -42,18 +47,43 @@ pub(crate) struct NodeRun {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Odd while a node runs, raised at each start and stop, so that a quick restart is not missed. No `watch`: that wakes
+/// its waiters in an order of chance that can't be seeded, and a simulation is to repeat itself.
+#[derive(Debug)]
+struct Generation {
+    number: AtomicU64,
+    changed: Notify,
+}
+
+impl Generation {
+    /// Raises the generation if that is what makes it odd, or not. Returns false if it was so already.
+    fn turn(&self, running: bool) -> bool {
+        let turned =
+            self.number.fetch_update(SeqCst, SeqCst, |number| ((number % 2 == 1) != running).then_some(number + 1));
+        if turned.is_ok() {
+            self.changed.notify_waiters();
+        }
+        turned.is_ok()
+    }
+}
+
 /// Tells a task that its node has stopped.
 #[derive(Debug)]
 pub(crate) struct Stopped {
-    generation: u64,
-    changes: watch::Receiver<u64>,
+    mine: u64,
+    generation: Arc<Generation>,
 }
 
 impl Stopped {
     pub(crate) async fn wait(&mut self) {
-        let mine = self.generation;
-        // An error means that the broker is gone altogether.
-        let _ = self.changes.wait_for(|&generation| generation != mine).await;
+        loop {
+            // Before the look, so that no change falls in between.
+            let changed = self.generation.changed.notified();
+            if self.generation.number.load(SeqCst) != self.mine {
+                return;
+            }
+            changed.await;
+        }
     }
 }
 
@@ -61,7 +91,7 @@ impl Core {
     pub(crate) fn new(cluster: Cluster, clock: Clock, version_limits: BTreeMap<i16, VersionRange>) -> Self {
         let slots = usize::try_from(cluster.config.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
         let node = |_: &NodeId| Node {
-            generation: watch::Sender::new(1),
+            generation: Arc::new(Generation { number: AtomicU64::new(1), changed: Notify::new() }),
             tasks: Arc::new(Semaphore::new(MAX_TASKS_PER_NODE as usize)),
             fetch_sessions: Lock::new(FetchSessions::new(slots)),
         };
@@ -87,21 +117,16 @@ impl Core {
     pub(crate) fn enter(&self, node: NodeId) -> Option<NodeRun> {
         let node = self.node(node)?;
         let permit = Arc::clone(&node.tasks).try_acquire_owned().ok()?;
-        let changes = node.generation.subscribe();
-        let generation = *changes.borrow();
-        let running = generation % 2 == 1;
-        running.then_some(NodeRun { stopped: Stopped { generation, changes }, _permit: permit })
+        let (generation, mine) = (Arc::clone(&node.generation), node.generation.number.load(SeqCst));
+        let running = mine % 2 == 1;
+        running.then_some(NodeRun { stopped: Stopped { mine, generation }, _permit: permit })
     }
 
     /// Stops a node: its tasks are told, its partitions elect other leaders, its fetch sessions are forgotten.
     /// Returns false if it wasn't running.
     pub(crate) fn begin_stop(&self, id: NodeId) -> bool {
         let Some(node) = self.node(id) else { return false };
-        let stopped = node.generation.send_if_modified(|generation| {
-            let running = *generation % 2 == 1;
-            *generation += u64::from(running);
-            running
-        });
+        let stopped = node.generation.turn(false);
         if stopped {
             self.cluster.node_stopped(id);
             node.fetch_sessions.lock().clear();
@@ -120,11 +145,7 @@ impl Core {
     /// Lets a stopped node run again. Returns false if it was running, or there is none.
     pub(crate) fn start(&self, id: NodeId) -> bool {
         let Some(node) = self.node(id) else { return false };
-        let started = node.generation.send_if_modified(|generation| {
-            let stopped = *generation % 2 == 0;
-            *generation += u64::from(stopped);
-            stopped
-        });
+        let started = node.generation.turn(true);
         if started {
             self.cluster.node_started(id);
         }

@@ -10,6 +10,7 @@ mod pool;
 mod task_set;
 mod throttle;
 mod transport;
+pub mod watch;
 
 pub use address::{AddressError, BrokerAddress};
 pub use connection::{

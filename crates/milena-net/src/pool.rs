@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use milena_core::retry::Backoff;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::address::BrokerAddress;
 use crate::connection::{CloseReason, ConnectError, Connection, ConnectionConfig};
 use crate::task_set::TaskSet;
 use crate::transport::Connector;
+use crate::watch;
 
 /// Whom to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,7 +140,7 @@ impl Pool {
                 Step::Open(connection) => return Ok(connection),
                 Step::Backoff(until) => sleep_until(until).await,
                 Step::Dialing(mut outcome) => {
-                    let Ok(outcome) = outcome.wait_for(Option::is_some).await.map(|outcome| (*outcome).clone()) else {
+                    let Ok(outcome) = outcome.wait_for(Option::is_some).await else {
                         // The dial was aborted with the client's tasks.
                         return Err(ConnectError::Closed);
                     };
@@ -302,7 +302,7 @@ impl Pool {
         if let Err(error) = &outcome {
             tracing::debug!(broker = %key.0, %address, %error, "dial failed");
         }
-        report.send_replace(Some(outcome));
+        report.send(Some(outcome));
     }
 
     /// Enters the outcome of a dial.

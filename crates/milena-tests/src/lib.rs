@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod history;
 pub mod kafka;
 pub mod kafka_tools;
+pub mod simulation;
 pub mod wire;
 
 /// The README's programs, compiled and run as they stand there.

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use milena_net::{BrokerAddress, Purpose};
+use milena_net::{BrokerAddress, Purpose, watch};
 use milena_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use milena_protocol::{ApiKey, ErrorCode};
-use tokio::sync::watch;
 
 use super::ClientInner;
 use crate::error::RequestError;
@@ -75,7 +74,7 @@ impl Coordinators {
             }
         };
         match looking.wait_for(Option::is_some).await {
-            Ok(outcome) => (*outcome).clone().expect("waited until it is there"),
+            Ok(outcome) => outcome.expect("waited until it is there"),
             // The lookup was aborted with the client's tasks.
             Err(_) => Err(RequestError::Closed),
         }
@@ -92,7 +91,7 @@ impl Coordinators {
                     Err(_) => drop(entries.remove(&key)),
                 }
                 drop(entries);
-                report.send_replace(Some(outcome));
+                report.send(Some(outcome));
             }
         };
         client.tasks.spawn("find coordinator", task).inspect_err(|_| drop(self.entries().remove(&key)))?;

@@ -11,11 +11,11 @@ use arc_swap::ArcSwap;
 use milena_core::metadata::{
     BrokerMetadata, ClusterSnapshot, LeaderHint, Metadata, MetadataConfig, MetadataError, MetadataQuery, TopicMetadata,
 };
-use milena_net::{Broker, BrokerAddress, ConnectError, Pool, Purpose};
+use milena_net::{Broker, BrokerAddress, ConnectError, Pool, Purpose, watch};
 use milena_protocol::messages::MetadataRequest;
 use milena_protocol::messages::metadata_request::MetadataRequestTopic;
 use milena_protocol::{ApiKey, ErrorCode};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
 
 use crate::client::chance::Chance;
@@ -279,6 +279,7 @@ impl MetadataKeeper {
                 Ok(query) => self.answer(&query).await,
                 Err(next) => {
                     tokio::select! {
+                        biased;
                         () = self.wake.notified() => {}
                         () = sleep_until(next.into()) => {}
                     }
@@ -422,7 +423,7 @@ impl MetadataKeeper {
         }
         self.pool.update_brokers(addresses);
         self.snapshot.store(Arc::clone(snapshot));
-        self.generation.send_replace(snapshot.generation());
+        self.generation.send(snapshot.generation());
     }
 
     fn machine(&self) -> MutexGuard<'_, Metadata> {

@@ -101,6 +101,7 @@ impl Listing {
                 }
             };
             tokio::select! {
+                biased;
                 answer = first(&mut self.asked) => {
                     let found = self.take(answer);
                     if !found.is_empty() {

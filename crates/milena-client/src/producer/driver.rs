@@ -51,6 +51,8 @@ impl Driver {
             }
             let until = shared.timers().sleep(now + LONGEST_SLEEP);
             tokio::select! {
+                // Whatever is due is done in the next turn, whichever of them woke it.
+                biased;
                 () = &mut closed => return,
                 () = shared.wake.notified() => {}
                 () = tokio::time::sleep_until(until.into()) => {}

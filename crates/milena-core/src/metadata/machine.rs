@@ -10,7 +10,7 @@ use milena_protocol::messages::metadata_response::MetadataResponseTopic;
 use milena_protocol::{ErrorCode, Uuid};
 
 use super::merge::{self, SeenEpochs};
-use super::snapshot::{BrokerMetadata, ClusterSnapshot};
+use super::snapshot::{BrokerMetadata, ClusterSnapshot, PartitionMetadata};
 use crate::retry::Backoff;
 
 /// How metadata is kept fresh.
@@ -320,7 +320,11 @@ impl Metadata {
                 }
                 merge::keep(&name, kept, answer)
             };
-            open |= topic.error.is_retriable() || topic.partitions.iter().any(|partition| partition.leader.is_none());
+            // A leader without an address is none: what is kept against a broker that lags may name one that has just
+            // come back, or is just gone.
+            let is_led =
+                |partition: &PartitionMetadata| partition.leader.is_some_and(|node| next.brokers.contains_key(&node));
+            open |= topic.error.is_retriable() || !topic.partitions.iter().all(is_led);
             next.topics.insert(name, Arc::new(topic));
         }
         self.seen.retain(|name, _| next.topics.contains_key(name));

@@ -17,8 +17,9 @@ use milena_core::consumer::positions::{EpochOffset, Question, Start};
 use milena_core::group::assignor::TopicRacks;
 use milena_core::group::classic::{GroupEvent, GroupRequestKind, MemberState, Membership, MembershipConfig};
 use milena_core::group::commit_lane::{CommitLane, CommitReply, CommitResult, OffsetToCommit};
+use milena_net::watch;
 use milena_protocol::ErrorCode;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
 use self::topics::{partition_counts, racks};

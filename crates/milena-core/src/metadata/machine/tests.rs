@@ -222,6 +222,17 @@ fn a_leaderless_partition_is_asked_for_again() {
 }
 
 #[test]
+fn a_partition_led_by_a_broker_without_an_address_is_asked_for_again() {
+    let mut bench = Bench::with_orders(&[(1, 5)]);
+    assert_eq!(bench.query(), None, "all is known");
+    // Broker 4 has just come back, and the one that answers knows that it leads, but not yet where it is.
+    bench.refresh(vec![topic("orders", 1, &[(4, 6)])]);
+    assert_eq!(bench.leader(0), None);
+    bench.advance(Duration::from_millis(200));
+    assert!(bench.query().is_some(), "once its backoff is over");
+}
+
+#[test]
 fn all_topics_come_when_someone_wants_them() {
     let mut bench = Bench::with_orders(&[(1, 5)]);
     bench.metadata.pin_all();
