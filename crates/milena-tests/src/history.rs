@@ -183,6 +183,8 @@ pub struct History {
     /// By reader and partition, whose turn is next.
     turns: HashMap<(u64, i32), i64>,
     committed: BTreeMap<i32, i64>,
+    /// Where partitions ended when the group was last expected to handle something.
+    handled_ends: BTreeMap<i32, i64>,
     /// The first offset of each partition that nobody has handled: what lies below was handled without a gap.
     handled_below: BTreeMap<i32, i64>,
     /// Records that readers were handed.
@@ -224,6 +226,11 @@ impl History {
     /// A record is sent to this very partition.
     pub fn meant_for(&mut self, value: Value, partition: i32) {
         self.meant_for.insert(value, partition);
+    }
+
+    /// What comes into a partition from this offset on need not be handled: the group may have left.
+    pub fn handles_until(&mut self, partition: i32, end: i64) {
+        self.handled_ends.insert(partition, end);
     }
 
     /// Something is wrong that needs no judgement.
@@ -318,7 +325,8 @@ impl History {
         let mut last_of_key: HashMap<(u32, i32), Value> = HashMap::new();
         let mut last_appended: HashMap<(u32, i32), (u64, Value)> = HashMap::new();
         for (&place, &value) in log {
-            if place.offset >= self.handled_below(place.partition) && self.promises.handled {
+            let is_late = self.handled_ends.get(&place.partition).is_some_and(|end| place.offset >= *end);
+            if place.offset >= self.handled_below(place.partition) && self.promises.handled && !is_late {
                 self.violations.push(Violation::Unhandled(place));
             }
             if self.meant_for.get(&value).is_some_and(|meant| *meant != place.partition) {
@@ -475,6 +483,12 @@ mod tests {
             log.insert(at(3), value(2, 0));
         });
         assert_eq!(unhandled, [Violation::Unhandled(at(3))]);
+
+        let in_time = run(|history, log| {
+            log.insert(at(3), value(2, 0));
+            history.handles_until(0, 3);
+        });
+        assert_eq!(in_time, [], "nobody was left who could");
 
         let overtaken = run(|history, log| {
             history.appended(7, value(2, 0));

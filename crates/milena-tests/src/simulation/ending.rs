@@ -25,6 +25,9 @@ pub(super) fn log_ends(world: &World) -> Outcome<Vec<i64>> {
 /// Waits until the group has handled what is there; what it has not by then, the judgement tells.
 pub(super) async fn wait_until_handled(world: &World) -> Outcome {
     let ends = log_ends(world)?;
+    for (partition, end) in (0..).zip(&ends) {
+        lock(&world.history).handles_until(partition, *end);
+    }
     let deadline = Instant::now() + DRAIN;
     let is_behind = || {
         let history = lock(&world.history);

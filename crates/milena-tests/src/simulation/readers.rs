@@ -34,7 +34,14 @@ pub(super) async fn read_all(world: Arc<World>, client: Client, mut ends: watch:
     let mut positions = vec![0; usize::try_from(world.plan.partitions).unwrap_or(0)];
     let mut paused: Option<TopicPartition> = None;
     let mut n_sets = 0_u32;
-    while !ends.borrow_and_update().as_ref().is_some_and(|ends| positions >= *ends) {
+    loop {
+        let known = ends.borrow_and_update().clone();
+        if let Some(ends) = known {
+            if positions.iter().zip(&ends).all(|(position, end)| position >= end) {
+                break;
+            }
+            paused.take().into_iter().for_each(|partition| drop(consumer.resume(&partition)));
+        }
         let event = tokio::select! {
             biased;
             _ = ends.changed() => continue,
@@ -60,18 +67,13 @@ pub(super) async fn read_all(world: Arc<World>, client: Client, mut ends: watch:
                 lock(&world.history).begins(0, set.partition(), Some(back));
                 let _ = consumer.seek(set.topic_partition(), Start::Offset(back));
             }
-            1 if paused.is_none() && n_sets < 60 => {
+            1 if paused.is_none() && ends.borrow().is_none() => {
                 let _ = consumer.pause(set.topic_partition());
                 paused = Some(set.topic_partition().clone());
             }
             _ => {}
         }
         if n_sets % 4 == 0
-            && let Some(partition) = paused.take()
-        {
-            let _ = consumer.resume(&partition);
-        }
-        if ends.borrow().is_some()
             && let Some(partition) = paused.take()
         {
             let _ = consumer.resume(&partition);
