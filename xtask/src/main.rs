@@ -15,6 +15,7 @@ mod kafka;
 mod lint;
 mod roundtrip;
 mod scale;
+mod simulate;
 mod suite;
 mod test;
 mod tidy;
@@ -46,6 +47,8 @@ enum Command {
     Kafka(kafka::Arguments),
     /// Steady load on three real nodes while each is killed and restarted in turn
     Faults(faults::Arguments),
+    /// The whole client in virtual time, with mishaps, a run for each seed
+    Simulate(simulate::Arguments),
     /// Search for inputs that break what reads untrusted bytes
     Fuzz {
         /// How long each target runs
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Kafka(arguments) => kafka::run(&arguments),
         Command::Faults(arguments) => faults::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Fuzz { seconds } => fuzz::run(seconds).map_err(Into::into),
         Command::Defects(arguments) => defects::run(&arguments),
         Command::Foreign(arguments) => foreign::run(&arguments),

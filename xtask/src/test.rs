@@ -19,9 +19,6 @@ use crate::kafka::Via;
 use crate::suite;
 use crate::suite::Tally;
 
-/// Long enough for each broker to be killed once and to come back.
-const FAULT_MINUTES: f64 = 2.0;
-
 /// Tests that run beside each other on a real cluster: they wait more than they compute.
 const TOGETHER: usize = 8;
 
@@ -122,8 +119,8 @@ fn three_nodes(via: Via, with_faults: bool, report: &mut Report) -> Outcome {
     outcome?;
 
     if with_faults {
-        faults::on(&lease, FAULT_MINUTES, false)?;
-        report.others.push(format!("{FAULT_MINUTES} minutes of faults on three real nodes"));
+        faults::on(&lease, faults::Goals::SHORT, false)?;
+        report.others.push("a short run of faults on three real nodes".to_owned());
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::process::Stdio;
 
 use tokio::process::Command;
@@ -62,6 +63,20 @@ impl Kafka {
     #[must_use]
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// For each node: where its proxy is to listen, which is what it tells clients that come by it, and where that passes
+    /// them on to. Only nodes that are processes have such a listener.
+    ///
+    /// # Errors
+    /// The bootstrap line isn't one of `cargo xtask kafka up`.
+    pub fn proxied(&self) -> Outcome<Vec<(SocketAddr, SocketAddr)>> {
+        let beside = |address: &str| {
+            let node: SocketAddr = address.parse()?;
+            let at = |distance| SocketAddr::new(node.ip(), node.port() + distance);
+            Ok((at(3), at(2)))
+        };
+        self.bootstrap.split(',').map(beside).collect()
     }
 
     /// How many nodes the cluster has, their ids being 1 to this.

@@ -9,9 +9,11 @@
 #![doc(test(attr(deny(warnings))))]
 
 pub mod cluster;
+mod frames;
 pub mod history;
 pub mod kafka;
 pub mod kafka_tools;
+pub mod proxy;
 pub mod simulation;
 pub mod wire;
 

@@ -24,7 +24,8 @@ use super::properties::Addresses;
 use crate::host;
 use crate::host::Outcome;
 
-/// The distance between two nodes' ports; the controller listens on the one after its broker's.
+/// The distance between two nodes' ports. The controller listens on the one after its broker's; behind that are the one for
+/// clients that come by a proxy, and the proxy's own.
 const PORTS_PER_NODE: u16 = 10;
 
 /// How long one node may take to serve again.
@@ -149,7 +150,7 @@ impl Cluster {
     /// Binding tells at once and by name what a broker would say in its log after seconds.
     fn check_ports(&self) -> Outcome {
         for node in self.all_nodes() {
-            for port in [self.port_of(node), self.port_of(node) + 1] {
+            for port in self.port_of(node)..self.port_of(node) + 4 {
                 TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                     .map_err(|error| format!("port {port} can't be used ({error}); choose another with --port"))?;
             }
@@ -200,8 +201,9 @@ impl Cluster {
             }
         } else {
             Addresses {
-                listeners: format!("PLAINTEXT://127.0.0.1:{port}"),
-                advertised_listeners: format!("PLAINTEXT://127.0.0.1:{port}"),
+                // Who comes by the second one is told to come back by a proxy, on the port after it.
+                listeners: format!("PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{}", port + 2),
+                advertised_listeners: format!("PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{}", port + 3),
                 controller_listener: format!("CONTROLLER://127.0.0.1:{}", port + 1),
                 inter_broker: "PLAINTEXT",
                 voters: voters(&|peer| format!("127.0.0.1:{}", self.port_of(peer) + 1)),

@@ -35,7 +35,10 @@ pub(super) fn server(node: u16, n_nodes: u16, addresses: &Addresses, data: &str)
     set("advertised.listeners", &addresses.advertised_listeners);
     set("controller.listener.names", &"CONTROLLER");
     set("inter.broker.listener.name", &addresses.inter_broker);
-    set("listener.security.protocol.map", &"CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT");
+    set(
+        "listener.security.protocol.map",
+        &"CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,PROXIED:PLAINTEXT",
+    );
     set("controller.quorum.voters", &addresses.voters);
     set("log.dirs", &data);
 

@@ -182,7 +182,7 @@ fn tell(sum: &mut Sum, took: Duration) {
     );
     println!("  {} mishaps; {} batches sent again, {} epochs raised", sum.mishaps, sum.retries, sum.bumps);
     println!("  {acknowledged} acknowledged, {failed} failed, {unknown} possibly written; {} in the logs", sum.written);
-    println!("  {} handed over; at most {} dials or look-ups of a node a second", sum.read, sum.most_asked);
+    println!("  {} handed over; at most {} look-ups or vain dials of a node a second", sum.read, sum.most_asked);
     let (p50, p99) = (percentile(&mut sum.recoveries, 50), percentile(&mut sum.recoveries, 99));
     let longest = sum.recoveries.last().copied().unwrap_or_default();
     println!("  recovery p50 {p50:?}, p99 {p99:?}, longest {longest:?} ({} of them)", sum.recoveries.len());

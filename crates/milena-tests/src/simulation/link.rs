@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::lock;
 use super::trace::Trace;
+use crate::frames::Frames;
 
 /// What every value of a run carries, so that damage can be done to records and to nothing else.
 pub(super) const MARK: &[u8] = b"milena";
@@ -80,6 +81,7 @@ struct State {
 /// What a node is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Asked {
+    /// A connection, in vain.
     Dial,
     Request(i16),
 }
@@ -125,9 +127,7 @@ struct Way {
     drips: bool,
     damages: bool,
     last_due: Option<Instant>,
-    /// Bytes of the frame that is passing, and its first ones.
-    frame_left: usize,
-    head: Vec<u8>,
+    frames: Frames,
 }
 
 impl Wire {
@@ -234,7 +234,7 @@ impl Connector for Dialler {
     fn connect(&self, address: BrokerAddress) -> BoxFuture<'static, io::Result<Transport>> {
         let links = Arc::clone(&self.0);
         Box::pin(async move {
-            links.count(node_of(&address), Asked::Dial);
+            links.trace.note(format_args!("client {} dials {address}", links.client));
             let (wait, silent_until) = {
                 let mut state = lock(&links.state);
                 (travel(&mut state.rng, links.quality.latency), state.silent_until)
@@ -243,7 +243,8 @@ impl Connector for Dialler {
             if let Some(until) = silent_until {
                 sleep_until(until).await;
             }
-            let (stream, wire) = links.dial(&address)?;
+            // One that succeeds is no sign of haste.
+            let (stream, wire) = links.dial(&address).inspect_err(|_| links.count(node_of(&address), Asked::Dial))?;
             let (reader, writer) = tokio::io::split(stream);
             let reader = Reading { inner: reader, wire };
             Ok(Transport { reader: Box::new(reader), writer: Box::new(writer), peer: address.to_string() })
@@ -353,8 +354,8 @@ async fn take(
             (due, cut)
         };
         if toward == Toward::Broker {
-            let apis = requests(&mut lock(wire.way(toward)), &bytes);
-            apis.into_iter().for_each(|api| links.count(wire.node, Asked::Request(api)));
+            let asked = lock(wire.way(toward)).frames.pass(&bytes);
+            asked.into_iter().for_each(|asked| links.count(wire.node, Asked::Request(asked.api)));
         }
         let crc = crc32c::crc32c(&bytes);
         let (client, id, length) = (links.client, wire.id, bytes.len());
@@ -397,42 +398,9 @@ fn damage(bytes: &mut [u8], rng: &mut fastrand::Rng) -> bool {
     true
 }
 
-/// The API keys of the requests that begin in `bytes`.
-fn requests(way: &mut Way, mut bytes: &[u8]) -> Vec<i16> {
-    const HEAD: usize = 6;
-    let mut apis = Vec::new();
-    while !bytes.is_empty() {
-        if way.frame_left == 0 {
-            let wanted = (HEAD - way.head.len()).min(bytes.len());
-            way.head.extend_from_slice(&bytes[..wanted]);
-            bytes = &bytes[wanted..];
-            if let Ok([a, b, c, d, high, low]) = <[u8; HEAD]>::try_from(way.head.as_slice()) {
-                apis.push(i16::from_be_bytes([high, low]));
-                let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-                way.frame_left = length.saturating_sub(2);
-                way.head.clear();
-            }
-        }
-        let passing = way.frame_left.min(bytes.len());
-        way.frame_left -= passing;
-        bytes = &bytes[passing..];
-    }
-    apis
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn requests_are_seen_however_their_bytes_are_cut() {
-        let stream: Vec<u8> = [&[0, 0, 0, 5, 0, 3, 9, 9, 9][..], &[0, 0, 0, 2, 0, 18], &[0, 0, 0, 3, 0, 1, 7]].concat();
-        for piece in 1..=stream.len() {
-            let mut way = Way::default();
-            let apis: Vec<i16> = stream.chunks(piece).flat_map(|bytes| requests(&mut way, bytes)).collect();
-            assert_eq!(apis, [3, 18, 1], "in pieces of {piece}");
-        }
-    }
 
     #[test]
     fn damage_is_done_to_records_alone() {

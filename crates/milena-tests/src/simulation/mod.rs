@@ -61,7 +61,8 @@ pub struct Report {
     pub retries: u64,
     /// For each producer and partition: the time until it took records once everything was whole.
     pub recoveries: Vec<Duration>,
-    /// The most that one node was dialled, or asked for metadata, by one client within a second.
+    /// The most that one node was dialled in vain, or asked for metadata, a coordinator or a producer id, by one client
+    /// within a second.
     pub most_asked: usize,
     /// Virtual time.
     pub elapsed: Duration,
@@ -104,6 +105,7 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
         kept: true,
         once: plan.producers.iter().all(|producer| producer.idempotent),
         handled: plan.members > 0,
+        commits_rise: !plan.makes_requests_late(),
     };
     let history = Mutex::new(History::of(promises));
     let world = Arc::new(World { plan, broker, trace, history });

@@ -132,6 +132,11 @@ impl Plan {
         self.producers.len() + usize::from(self.reads) + self.members as usize
     }
 
+    /// Whether a request may reach its broker after the client has given it up.
+    pub(super) fn makes_requests_late(&self) -> bool {
+        self.mishaps.iter().any(|(_, mishap)| matches!(mishap, Mishap::Link { .. } | Mishap::Rule(_)))
+    }
+
     fn mishap(&self, rng: &mut Rng, left: Duration) -> Mishap {
         let node = rng.i32(0..i32::from(self.nodes));
         let partition = rng.i32(0..self.partitions);

@@ -6,6 +6,7 @@ mod client;
 mod disturbed;
 mod java_tools;
 mod records;
+mod simulation;
 mod stall;
 mod wire_fetches;
 mod wire_groups;

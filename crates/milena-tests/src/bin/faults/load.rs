@@ -1,11 +1,12 @@
 //! The producers: each task has keys of its own and numbers their records, so that every value is unique and its order
-//! known.
+//! known. One has the defaults and compresses; the other has little memory and a long linger.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use milena_client::producer::{Delivery, Outcome as ProduceOutcome, Producer, Record};
+use milena_client::Client;
+use milena_client::producer::{Compression, Delivery, Outcome as ProduceOutcome, Producer, ProducerBuilder, Record};
 use milena_tests::history::{Sent, Value};
 use milena_tests::kafka::Outcome;
 use tokio::sync::watch;
@@ -14,8 +15,6 @@ use tokio::time::MissedTickBehavior;
 
 use super::Run;
 
-/// Producers with a connection each; an idempotent producer is the unit that the broker's promises speak of.
-const PRODUCERS: u32 = 2;
 const TASKS_PER_PRODUCER: u32 = 4;
 const KEYS_PER_TASK: u32 = 8;
 /// Between two bursts of a task.
@@ -25,22 +24,82 @@ const BURST: u32 = 4;
 /// Unacknowledged records of a task.
 const WINDOW: usize = 2_000;
 
-/// Produces until told to stop, waits for every outcome; returns the longest time without an acknowledgement.
-pub(crate) async fn run(run: Arc<Run>, stopped: watch::Receiver<bool>) -> Outcome<Duration> {
+/// What the load came to.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// The longest time of a task without an acknowledgement.
+    pub(crate) longest_gap: Duration,
+    /// For each producer.
+    pub(crate) memory: Vec<Memory>,
+    /// Epochs that were raised, and batches that were sent again.
+    pub(crate) bumps: u64,
+    pub(crate) retries: u64,
+}
+
+/// A producer's memory, in bytes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    /// The most that was in use.
+    pub(crate) most: u64,
+    /// `buffer.memory`.
+    pub(crate) limit: u64,
+    /// What may be booked beside it: a compressed batch, for each thread that compresses one, until it takes the place of
+    /// the whole.
+    pub(crate) copies: u64,
+}
+
+/// An idempotent producer is the unit that the broker's promises speak of: each has a client, and so connections, of its
+/// own.
+const PRODUCERS: [(&str, fn(&Client) -> ProducerBuilder); 2] = [
+    ("defaults", |client| Producer::builder(client).compression(Compression::Lz4)),
+    ("small", |client| {
+        let builder = Producer::builder(client).compression(Compression::Zstd(Some(1)));
+        let builder = builder.set("max.request.size", "16384").expect("a number of bytes");
+        builder.batch_size(8 * 1024).buffer_memory(256 * 1024).linger(Duration::from_millis(200))
+    }),
+];
+
+/// Produces until told to stop, and waits for every outcome.
+pub(crate) async fn run(run: Arc<Run>, stopped: watch::Receiver<bool>) -> Outcome<Load> {
     let mut tasks = JoinSet::new();
-    for index in 0..PRODUCERS {
-        let client = run.client().await?;
-        let producer = Producer::builder(&client).build()?;
+    let mut producers = Vec::new();
+    for (index, (name, builder)) in (0..).zip(PRODUCERS) {
+        let client = run.client(name).await?;
+        let producer = builder(&client).build()?;
+        producers.push(producer.clone());
         for task in 0..TASKS_PER_PRODUCER {
             let first_key = (index * TASKS_PER_PRODUCER + task) * KEYS_PER_TASK;
             tasks.spawn(produce(Arc::clone(&run), producer.clone(), first_key, stopped.clone()));
         }
     }
-    let mut longest = Duration::ZERO;
-    while let Some(finished) = tasks.join_next().await {
-        longest = longest.max(finished??);
+    let mut load = Load { memory: vec![Memory::default(); producers.len()], ..Load::default() };
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tokio::select! {
+            finished = tasks.join_next() => match finished {
+                Some(longest) => load.longest_gap = load.longest_gap.max(longest??),
+                None => break,
+            },
+            _ = looks.tick() => {
+                for (memory, producer) in load.memory.iter_mut().zip(&producers) {
+                    let metrics = producer.metrics();
+                    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                    memory.most = memory.most.max(metrics.buffer_used);
+                    memory.limit = metrics.buffer_limit;
+                    memory.copies = (producer.config().batch_size * threads) as u64;
+                }
+            }
+        }
     }
-    Ok(longest)
+    for producer in &producers {
+        let metrics = producer.metrics();
+        load.bumps += metrics.epoch_bumps;
+        load.retries += metrics.retries;
+        if !producer.close(Duration::from_secs(30)).await.clean || producer.metrics().buffer_used > 0 {
+            return Err("a producer that had answered for everything did not close, or holds memory".into());
+        }
+    }
+    Ok(load)
 }
 
 /// The bytes of a record's value: its number, and filling that tells it.
@@ -82,7 +141,7 @@ async fn produce(
             match producer.send(Record::to(&run.topic).key(&key).value(&bytes)).await {
                 Ok(delivery) => {
                     numbers[index as usize] += 1;
-                    settling.waiting.push_back((value, delivery));
+                    settling.waiting.push_back((value, Instant::now(), delivery));
                 }
                 // Nothing was queued: the number is used again.
                 Err(error) => run.say(format_args!("a send was refused: {error}")),
@@ -102,7 +161,7 @@ async fn produce(
 
 struct Settling {
     run: Arc<Run>,
-    waiting: VecDeque<(Value, Delivery)>,
+    waiting: VecDeque<(Value, Instant, Delivery)>,
     last: Instant,
     longest: Duration,
 }
@@ -110,8 +169,8 @@ struct Settling {
 impl Settling {
     /// Notes the outcomes that are known already.
     async fn take_ready(&mut self) {
-        while let Some((value, delivery)) = self.waiting.front_mut() {
-            let value = *value;
+        while let Some((value, sent, delivery)) = self.waiting.front_mut() {
+            let (value, sent) = (*value, *sent);
             let ready = std::future::poll_fn(|cx| {
                 std::task::Poll::Ready(match std::pin::Pin::new(&mut *delivery).poll(cx) {
                     std::task::Poll::Ready(outcome) => Some(outcome),
@@ -121,26 +180,28 @@ impl Settling {
             .await;
             let Some(outcome) = ready else { return };
             self.waiting.pop_front();
-            self.note(value, outcome);
+            self.note(value, sent, outcome);
         }
     }
 
     async fn settle_oldest(&mut self) {
-        if let Some((value, delivery)) = self.waiting.pop_front() {
+        if let Some((value, sent, delivery)) = self.waiting.pop_front() {
             let outcome = delivery.await;
-            self.note(value, outcome);
+            self.note(value, sent, outcome);
         }
     }
 
     fn note(
         &mut self,
         value: Value,
+        at: Instant,
         outcome: Result<milena_client::producer::RecordMetadata, milena_client::producer::ProduceError>,
     ) {
         let sent = match outcome {
             Ok(written) => {
                 self.longest = self.longest.max(self.last.elapsed());
                 self.last = Instant::now();
+                self.run.recovery().acknowledged(written.partition(), at);
                 Sent::Acknowledged(written.partition(), written.offset())
             }
             Err(error) => {

@@ -1,16 +1,19 @@
-//! Steady keyed load on three real nodes while each is killed (-9) and restarted in turn and consumers join and leave;
-//! then the judgement: nothing acknowledged lost, nothing written twice, nothing reordered within a key, nothing
-//! committed that was not handled.
+//! Steady keyed load on three real nodes while each is killed (-9) and restarted in turn, leaders and the coordinator move,
+//! connections are cut within a frame, and consumers join and leave, until each has happened as often as is the goal. Then
+//! the judgement: nothing acknowledged lost, nothing written twice, nothing reordered within a key, nothing committed that
+//! was not handled; memory within its budget, nobody asked again and again, every partition soon back.
 //!
-//! `cargo xtask faults --minutes 30` brings the cluster; by hand, set `MILENA_KAFKA_3` and `MILENA_XTASK`.
+//! `cargo xtask faults` brings the cluster; by hand, set `MILENA_KAFKA_3` and `MILENA_XTASK`.
 #![forbid(unsafe_code)]
 
 mod load;
 mod members;
 mod nemesis;
+mod recovery;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,14 +22,26 @@ use milena_client::consumer::{Consumer, ConsumerEvent, Start};
 use milena_client::{Client, TopicPartition};
 use milena_tests::history::{History, Place, Value, Violation};
 use milena_tests::kafka::{Kafka, Outcome};
+use milena_tests::proxy::{Proxy, Wanted};
 use tokio::sync::watch;
 
-const PARTITIONS: i32 = 6;
+use self::nemesis::{Counts, Happened};
+use self::recovery::Recovery;
+
+const PARTITIONS: i32 = 16;
 /// How long the members may take to handle what is left once everything runs again.
 const DRAIN: Duration = Duration::from_secs(120);
 /// A task's longest time without an acknowledgement: a node is dead for 8 s, and then its partitions need leaders and
 /// replicas again on a machine that may be busy. Without a bound, a load that stands still would break no promise.
 const MAX_GAP: Duration = Duration::from_secs(60);
+/// Of all recoveries, 99 of 100 are this quick.
+const RECOVERY_P99: Duration = Duration::from_secs(3);
+/// The most that a client may want of one node within a second, of what leads nowhere by itself: Metadata, FindCoordinator,
+/// InitProducerId; and connections while the node is gone.
+const CEILING: usize = 10;
+const LOOK_UPS: [i16; 3] = [3, 10, 22];
+/// Clients at any time: two producers, three members, one more while members change.
+const CLIENTS: usize = 6;
 /// How many violations are told one by one.
 const TOLD: usize = 20;
 
@@ -36,6 +51,11 @@ struct Run {
     topic: String,
     group: String,
     history: Mutex<History>,
+    recovery: Mutex<Recovery>,
+    happened: Happened,
+    /// One before each node.
+    proxies: Vec<Proxy>,
+    members: AtomicU64,
     started: Instant,
 }
 
@@ -44,8 +64,18 @@ impl Run {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn client(&self) -> Outcome<Client> {
-        Ok(Client::builder().bootstrap(self.kafka.bootstrap())?.client_id("faults").build().await?)
+    fn recovery(&self) -> MutexGuard<'_, Recovery> {
+        self.recovery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_member(&self) -> u64 {
+        self.members.fetch_add(1, Relaxed)
+    }
+
+    /// A client that goes by the proxies, under a name of its own.
+    async fn client(&self, name: &str) -> Outcome<Client> {
+        let bootstrap = self.proxies.iter().map(|proxy| proxy.address().to_string()).collect::<Vec<_>>().join(",");
+        Ok(Client::builder().bootstrap(bootstrap)?.client_id(name).build().await?)
     }
 
     fn say(&self, what: impl std::fmt::Display) {
@@ -59,8 +89,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match (minutes(), runtime) {
-        (Ok(minutes), Ok(runtime)) => runtime.block_on(run(Duration::from_secs_f64(minutes * 60.0))),
+    let outcome = match (arguments(), runtime) {
+        (Ok((goal, limit)), Ok(runtime)) => runtime.block_on(run(goal, limit)),
         (Err(error), _) => Err(error),
         (_, Err(error)) => Err(error.into()),
     };
@@ -74,25 +104,45 @@ fn main() -> ExitCode {
     }
 }
 
-/// `--minutes N` is the only argument.
-fn minutes() -> Outcome<f64> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.as_slice() {
-        [flag, minutes] if flag == "--minutes" => Ok(minutes.parse()?),
-        _ => Err("usage: faults --minutes N".into()),
+fn arguments() -> Outcome<(Counts, Duration)> {
+    const USAGE: &str = "usage: faults --kills N --moves N --coordinator-moves N --cuts N --minutes N";
+    let mut goal = Counts::default();
+    let mut minutes = 30.0;
+    let mut given = std::env::args().skip(1);
+    while let Some(flag) = given.next() {
+        let value = given.next().ok_or(USAGE)?;
+        match flag.as_str() {
+            "--kills" => goal.kills = value.parse()?,
+            "--moves" => goal.moves = value.parse()?,
+            "--coordinator-moves" => goal.coordinator_moves = value.parse()?,
+            "--cuts" => goal.cuts = value.parse()?,
+            "--minutes" => minutes = value.parse()?,
+            _ => return Err(USAGE.into()),
+        }
     }
+    Ok((goal, Duration::from_secs_f64(minutes * 60.0)))
 }
 
-async fn run(length: Duration) -> Outcome<bool> {
+async fn run(goal: Counts, limit: Duration) -> Outcome<bool> {
     let id = std::process::id();
+    let kafka = Kafka::three_nodes()?;
+    let mut proxies = Vec::new();
+    for (address, upstream) in kafka.proxied()? {
+        proxies.push(Proxy::start(address, upstream).await?);
+    }
     let run = Arc::new(Run {
-        kafka: Kafka::three_nodes()?,
+        kafka,
         topic: format!("faults-{id}"),
         group: format!("faults-{id}"),
         history: Mutex::default(),
+        recovery: Mutex::default(),
+        happened: Happened::default(),
+        proxies,
+        members: AtomicU64::new(0),
         started: Instant::now(),
     });
-    let client = run.client().await?;
+    // Past the proxies: it is no part of what is proved.
+    let client = Client::builder().bootstrap(run.kafka.bootstrap())?.client_id("admin").build().await?;
     let admin = Admin::new(&client);
     let topic =
         NewTopic::new(&run.topic).partitions(PARTITIONS).replication_factor(3).config("min.insync.replicas", "2");
@@ -101,14 +151,16 @@ async fn run(length: Duration) -> Outcome<bool> {
     let (stop, stopped) = watch::channel(false);
     let load = tokio::spawn(load::run(Arc::clone(&run), stopped.clone()));
     let members = tokio::spawn(members::run(Arc::clone(&run), stopped.clone()));
-    let kills = nemesis::run(&run, &admin, length).await;
+    let struck = nemesis::run(&run, &client, goal, limit).await;
+    let counts = run.happened.counts(&run);
     run.say("the faults are over; the load stops");
     let _ = stop.send(true);
-    let longest_gap = load.await??;
+    let load = load.await??;
+    run.recovery().end();
     run.say(format_args!("{} records were handled so far", run.history().handlings));
     drain(&run, &client).await?;
     let changes = members::end(&run, members).await?;
-    let kills = kills?;
+    struck?;
 
     let log = read_log(&run, &client).await?;
     check_commits(&run, &client).await?;
@@ -117,16 +169,39 @@ async fn run(length: Duration) -> Outcome<bool> {
     let (handlings, repetitions, commits) = (history.handlings, history.repetitions, history.commits);
     let violations = history.judge(&log);
     println!("faults: {:.1} minutes, 3 real nodes", run.started.elapsed().as_secs_f64() / 60.0);
-    println!("  {kills} kills (-9) and restarts, {changes} members that joined or left");
+    let Counts { kills, moves, coordinator_moves, cuts } = counts;
+    println!(
+        "  {kills} kills (-9) and restarts, leader moved {moves} times, coordinator moved {coordinator_moves} times"
+    );
+    let ways = run.proxies.iter().map(Proxy::cuts).fold([0, 0], |sum, cuts| [sum[0] + cuts[0], sum[1] + cuts[1]]);
+    println!("  {cuts} connections cut within a frame ({} toward the broker, {} toward the client)", ways[0], ways[1]);
+    println!("  {changes} members that joined or left");
     println!("  {acknowledged} acknowledged, {failed} failed, {unknown} possibly written; {} in the log", log.len());
     println!("  {handlings} handled ({repetitions} again after a rebalance), {commits} commits");
-    println!("  longest time without an acknowledgement: {:.1} s", longest_gap.as_secs_f64());
+    println!("  {} batches sent again, {} epochs raised", load.retries, load.bumps);
+    println!("  longest time without an acknowledgement: {:.1} s", load.longest_gap.as_secs_f64());
+    let (p99, recoveries) = run.recovery().percentile(99);
+    println!("  recovery after heal: p50 {:?}, p99 {p99:?} of {recoveries}", run.recovery().percentile(50).0);
+    for load::Memory { most, limit, copies } in &load.memory {
+        println!("  memory: at most {most} bytes of {limit}, and {copies} for batches while they are compressed");
+    }
+    let storms = storms(&run);
     tell(&violations);
     let shortfalls = [
         (acknowledged == 0, "nothing was acknowledged"),
         (failed + unknown > 0, "no send may fail, or stay unknown, while two of three nodes serve"),
-        (longest_gap > MAX_GAP, "a producer stood still for longer than any outage lasted"),
+        (load.longest_gap > MAX_GAP, "a producer stood still for longer than any outage lasted"),
         (changes == 0, "no member joined or left"),
+        (kills < goal.kills, "not as many kills as are the goal"),
+        (moves < goal.moves, "not as many moved leaders as are the goal"),
+        (coordinator_moves < goal.coordinator_moves, "not as many moved coordinators as are the goal"),
+        (cuts < goal.cuts, "not as many cuts as are the goal"),
+        (recoveries == 0 || p99 > RECOVERY_P99, "recovery takes longer than it may"),
+        (
+            load.memory.iter().any(|memory| memory.most > memory.limit + memory.copies),
+            "a producer held more than its memory",
+        ),
+        (storms, "a node was asked again and again"),
     ];
     for (_, shortfall) in shortfalls.iter().filter(|(holds, _)| *holds) {
         println!("  SHORTFALL: {shortfall}");
@@ -134,6 +209,27 @@ async fn run(length: Duration) -> Outcome<bool> {
     admin.delete_topic(&run.topic).await?;
     let _ = client.close(Duration::from_secs(5)).await;
     Ok(violations.is_empty() && shortfalls.iter().all(|(holds, _)| !holds))
+}
+
+/// Tells the most that was wanted of a node within a second; true if that is more than may be.
+fn storms(run: &Run) -> bool {
+    let (mut vain, mut looked_up) = (0, 0);
+    for (wanted, most) in run.proxies.iter().flat_map(Proxy::most_wanted) {
+        match wanted {
+            // Nobody knows whose they are.
+            Wanted::ConnectionInVain => vain = vain.max(most),
+            Wanted::Request(client, api) if LOOK_UPS.contains(&api) => {
+                if most > CEILING {
+                    println!("  {client} sent {most} requests {api} within a second");
+                }
+                looked_up = looked_up.max(most);
+            }
+            Wanted::Request(..) | Wanted::Connection => {}
+        }
+    }
+    println!("  a node that was gone: at most {vain} dials a second, of {CLIENTS} clients together");
+    println!("  look-ups of one client at one node: at most {looked_up} a second");
+    vain > CEILING * CLIENTS || looked_up > CEILING
 }
 
 fn tell(violations: &[Violation]) {

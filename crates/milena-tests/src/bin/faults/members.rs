@@ -87,7 +87,7 @@ async fn join(run: &Arc<Run>) -> Outcome<Member> {
 }
 
 async fn member(run: Arc<Run>, stopped: watch::Receiver<bool>) -> Outcome {
-    let client = run.client().await?;
+    let client = run.client(&format!("member-{}", run.next_member())).await?;
     let consumer = Consumer::builder(&client)
         .group(&run.group)
         .assignors([Assignor::CooperativeSticky])
