@@ -1,5 +1,6 @@
 //! `cargo xtask defects`: proves that the tests would notice. Each planted defect of `testdata/defects/` is one wrong
-//! line; it is put into a copy of the sources, and the test that it names must fail there. Never touches the sources.
+//! line; it is put into a copy of the sources, and the test that it names must fail there, or the simulation within so many
+//! seeds. Never touches the sources.
 //!
 //! A defect whose text isn't found exactly once, one that doesn't build, and a test that doesn't pass without the defect
 //! are failures too: a list that no longer fits its sources proves nothing.
@@ -19,6 +20,7 @@ use crate::host;
 use crate::host::Outcome;
 use tree::Tree;
 use trial::Ending;
+use trial::Patience;
 use trial::Program;
 
 #[derive(Args)]
@@ -28,6 +30,9 @@ pub(crate) struct Arguments {
     /// How long a test may take
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// How many seeds the simulation has
+    #[arg(long, default_value_t = 2_000)]
+    seeds: u64,
     /// Say what there is, and run nothing
     #[arg(long)]
     list: bool,
@@ -41,9 +46,10 @@ struct Defect {
     /// The promise that it breaks, in a sentence.
     breaks: String,
     package: String,
-    /// `lib`, or the name of an integration test.
+    /// `lib`, the name of an integration test, or `simulation`.
     target: String,
-    /// The test that must fail, with its path.
+    /// The test that must fail, with its path; nothing of the simulation.
+    #[serde(default)]
     test: String,
     file: String,
     /// The right text, which the file has once, and the wrong one.
@@ -57,7 +63,7 @@ impl Defect {
     }
 
     fn shown_test(&self) -> String {
-        format!("{} {} {}", self.package, self.target, self.test)
+        format!("{} {} {}", self.package, self.target, self.test).trim_end().to_owned()
     }
 }
 
@@ -70,22 +76,23 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         return Ok(());
     }
     let tree = Tree::mirror(&host::target().join("defects"))?;
-    let limit = Duration::from_secs(arguments.seconds);
+    let patience = Patience { test: Duration::from_secs(arguments.seconds), seeds: arguments.seeds };
     let width = defects.iter().map(|defect| defect.name.len()).max().unwrap_or(0);
     println!("{:width$} {:>8} {:8} test", "defect", "seconds", "");
     let mut failures = Vec::new();
     // The right sources of a program are built once for all its defects.
     for of_program in defects.chunk_by(|one, next| one.program() == next.program()) {
-        let wrong = unfit(&tree, of_program[0].program(), of_program, limit)?;
+        let wrong = unfit(&tree, of_program[0].program(), of_program, patience)?;
         for defect in of_program {
             let began = Instant::now();
             let outcome = match wrong.iter().find(|(name, _)| *name == defect.name) {
                 Some((_, why)) => Err(why.clone()),
-                None => plant(&tree, defect, limit)?,
+                None => plant(&tree, defect, patience)?,
             };
             let word = if outcome.is_ok() { "caught" } else { "NOT" };
             let seconds = began.elapsed().as_secs_f64();
-            println!("{:width$} {seconds:>8.1} {word:8} {}", defect.name, defect.shown_test());
+            let by = outcome.as_deref().unwrap_or_default();
+            println!("{:width$} {seconds:>8.1} {word:8} {}{by}", defect.name, defect.shown_test());
             if let Err(why) = outcome {
                 failures.push(format!("{}: {why}", defect.name));
             }
@@ -132,10 +139,12 @@ fn unfit<'a>(
     tree: &Tree,
     program: Program<'_>,
     defects: &'a [Defect],
-    limit: Duration,
+    patience: Patience,
 ) -> Outcome<Vec<(&'a str, String)>> {
     let built = program.build(tree).map_err(|failure| format!("as it is, {failure}"))?;
     let mut unfit = Vec::new();
+    // The one judgement of the simulation is that of all its defects.
+    let mut simulated = None;
     for defect in defects {
         let occurrences = tree.read(&defect.file)?.matches(&defect.find).count();
         if occurrences != 1 || defect.find == defect.replace {
@@ -145,27 +154,33 @@ fn unfit<'a>(
             ));
             continue;
         }
-        let (ending, said) = built.run(&defect.test, limit)?;
+        let judged = match simulated.take() {
+            Some(judged) if program.is_simulation() => judged,
+            _ => built.run(&defect.test, patience)?,
+        };
+        simulated = Some(judged.clone());
+        let (ending, said) = judged;
         if ending != Ending::Passed {
             let said = host::last_lines(&said, 20);
-            unfit.push((defect.name.as_str(), format!("{} {ending} without it\n{said}", defect.test)));
+            unfit.push((defect.name.as_str(), format!("{} {ending} without it\n{said}", defect.shown_test())));
         }
     }
     Ok(unfit)
 }
 
-/// Puts the defect in, runs its test, takes it out again. The inner result says whether the test failed as it must.
-fn plant(tree: &Tree, defect: &Defect, limit: Duration) -> Outcome<Result<(), String>> {
+/// Puts the defect in, runs its test, takes it out again. The inner result says whether the test failed as it must, and of
+/// the simulation by which seed.
+fn plant(tree: &Tree, defect: &Defect, patience: Patience) -> Outcome<Result<String, String>> {
     let right = tree.read(&defect.file)?;
     tree.write(&defect.file, &right.replacen(&defect.find, &defect.replace, 1))?;
-    let judged = defect.program().build(tree).and_then(|built| built.run(&defect.test, limit));
+    let judged = defect.program().build(tree).and_then(|built| built.run(&defect.test, patience));
     tree.write(&defect.file, &right)?;
     Ok(match judged {
         Ok((Ending::Failed, said)) => {
             tree.keep_output(&defect.name, &said)?;
-            Ok(())
+            Ok(trial::first_seed(&said).map_or_else(String::new, |seed| format!(": seed {seed}")))
         }
-        Ok((ending, _)) => Err(format!("{} {ending}, though {}", defect.test, defect.breaks)),
+        Ok((ending, _)) => Err(format!("{} {ending}, though {}", defect.shown_test(), defect.breaks)),
         Err(failure) => Err(failure.to_string()),
     })
 }

@@ -1,4 +1,5 @@
-//! Builds one test program of the copy, and runs one of its tests within a time limit. Knows nothing of defects.
+//! Builds one test program of the copy, and runs one of its tests within a time limit, or the simulation for so many seeds.
+//! Knows nothing of defects.
 
 use std::fmt;
 use std::io::Read as _;
@@ -17,7 +18,17 @@ use crate::host;
 use crate::host::Outcome;
 use crate::suite::Tally;
 
-/// A package's own tests (`lib`), or one of its integration tests.
+/// How long a verdict is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) test: Duration,
+    pub(super) seeds: u64,
+}
+
+/// For each of its seeds, on a machine that does other things too.
+const SIMULATED: Duration = Duration::from_millis(500);
+
+/// A package's own tests (`lib`), one of its integration tests, or the program of the `simulation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Program<'a> {
     pub(super) package: &'a str,
@@ -29,6 +40,7 @@ pub(super) struct Program<'a> {
 pub(super) struct Built {
     executable: PathBuf,
     folder: PathBuf,
+    is_simulation: bool,
 }
 
 /// How a test ended.
@@ -60,13 +72,20 @@ impl fmt::Display for Program<'_> {
 }
 
 impl Program<'_> {
+    pub(super) fn is_simulation(self) -> bool {
+        self.target == "simulation"
+    }
+
     pub(super) fn build(self, tree: &Tree) -> Outcome<Built> {
         let mut cargo = host::cargo();
-        cargo.current_dir(tree.root()).args(["test", "--quiet", "--no-run", "--package", self.package]);
+        cargo.current_dir(tree.root());
         match self.target {
-            "lib" => cargo.arg("--lib"),
-            test => cargo.args(["--test", test]),
+            // A run takes ten times as long in a build with debug assertions.
+            "simulation" => cargo.args(["build", "--quiet", "--release", "--bin", "simulate"]),
+            "lib" => cargo.args(["test", "--quiet", "--no-run", "--lib"]),
+            test => cargo.args(["test", "--quiet", "--no-run", "--test", test]),
         };
+        cargo.args(["--package", self.package]);
         cargo.arg("--message-format=json-render-diagnostics").arg("--target-dir").arg(tree.target());
         let output = cargo.stdin(Stdio::null()).output()?;
         if !output.status.success() {
@@ -75,9 +94,11 @@ impl Program<'_> {
         }
         for message in Message::parse_stream(output.stdout.as_slice()) {
             let Message::CompilerArtifact(artifact) = message? else { continue };
-            if let Some(executable) = artifact.executable.filter(|_| artifact.profile.test) {
+            let is_it = artifact.profile.test || self.is_simulation();
+            if let Some(executable) = artifact.executable.filter(|_| is_it) {
                 let folder = artifact.manifest_path.parent().ok_or("a manifest lies in a folder")?;
-                return Ok(Built { executable: executable.into(), folder: folder.into() });
+                let is_simulation = self.is_simulation();
+                return Ok(Built { executable: executable.into(), folder: folder.into(), is_simulation });
             }
         }
         Err(format!("cargo built no test program of {self}").into())
@@ -86,9 +107,16 @@ impl Program<'_> {
 
 impl Built {
     /// Runs the test of this very name; gives back also what it said.
-    pub(super) fn run(&self, test: &str, limit: Duration) -> Outcome<(Ending, String)> {
-        let mut child = Command::new(&self.executable)
-            .args(["--exact", test])
+    pub(super) fn run(&self, test: &str, patience: Patience) -> Outcome<(Ending, String)> {
+        let mut command = Command::new(&self.executable);
+        let limit = if self.is_simulation {
+            command.args(["--stop", "--seeds", &patience.seeds.to_string()]);
+            SIMULATED * u32::try_from(patience.seeds).unwrap_or(u32::MAX)
+        } else {
+            command.args(["--exact", test]);
+            patience.test
+        };
+        let mut child = command
             // As cargo does, for tests that look for their data.
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
@@ -114,8 +142,18 @@ impl Built {
         if is_late {
             child.kill()?;
         }
-        child.wait()?;
+        let status = child.wait()?;
         reader.join().map_err(|_| "the reader of a test's output panicked")?;
+        if self.is_simulation {
+            let ending = match status.code() {
+                _ if is_late => Ending::Late,
+                Some(0) => Ending::Passed,
+                // A shortfall of a measure is no verdict: only a seed is.
+                Some(1) if first_seed(&said).is_some() => Ending::Failed,
+                _ => Ending::Undecided,
+            };
+            return Ok((ending, said));
+        }
         let tally = said.lines().filter_map(Tally::parse).next_back().unwrap_or_default();
         let ending = match (tally.passed, tally.failed) {
             _ if is_late => Ending::Late,
@@ -124,5 +162,21 @@ impl Built {
             _ => Ending::Undecided,
         };
         Ok((ending, said))
+    }
+}
+
+/// The first seed that broke a promise, by what the simulation said.
+pub(super) fn first_seed(said: &str) -> Option<u64> {
+    let seed = |line: &str| line.strip_prefix("seed ")?.split_once(':')?.0.parse().ok();
+    said.lines().filter_map(seed).min()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_first_seed_is_found_whichever_ended_first() {
+        let said = "seed 17: acknowledged and lost\nseed 4: written twice\n20 runs in 1.0 s\n";
+        assert_eq!(super::first_seed(said), Some(4));
+        assert_eq!(super::first_seed("20 runs in 1.0 s\nSHORTFALL: recovery\n"), None);
     }
 }

@@ -26,6 +26,9 @@ const BOUNDED: [(&str, usize, &str); 16] = [
     ("crates/milena-net/src/task_set.rs", 1, "the set itself"),
     ("crates/milena-tests/src/bin/faults/main.rs", 2, "the load and the members of the run, which waits for them"),
     ("crates/milena-tests/src/bin/faults/members.rs", 1, "a task per member of the run"),
+    ("crates/milena-tests/src/bin/simulate.rs", 1, "a thread per run, which ends with it; a few run at a time"),
+    ("crates/milena-tests/src/simulation/mod.rs", 2, "the producers of a run and their probes, which it waits for"),
+    ("crates/milena-tests/src/simulation/nemesis.rs", 1, "a task per member of the run"),
     ("crates/milena/src/bus/close.rs", 1, "a task per bus: whoever asks later joins the close that runs"),
     (
         "crates/milena/src/subscription/builder.rs",

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use milena_tests::history::Violation;
 use milena_tests::kafka::Outcome;
 use milena_tests::simulation::{self, Report};
 
@@ -139,7 +140,11 @@ fn many(arguments: &Arguments) -> Outcome<bool> {
                     drop(watched);
                     let ran = match ran {
                         Ok(ran) => ran.map_err(|error| format!("seed {seed}: {error}")),
-                        Err(_) => Err(format!("seed {seed} panicked")),
+                        Err(_) => Ok(Report {
+                            seed,
+                            violations: vec![Violation::Stuck("it panicked".into())],
+                            ..Report::default()
+                        }),
                     };
                     if reports.send(ran).is_err() {
                         return;

@@ -5,6 +5,7 @@ mod bus;
 mod client;
 mod disturbed;
 mod java_tools;
+mod proxy;
 mod records;
 mod simulation;
 mod stall;
