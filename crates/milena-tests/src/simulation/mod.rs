@@ -115,14 +115,16 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
         let (client, link) = world.client(index, plan.request_timeout)?;
         let producer = Producer::builder(&client).config(producer_config(plan)).build()?;
         loads.push(Load::new(&world, index, producer));
-        (clients.push(client), links.push(link));
+        clients.push(client);
+        links.push(link);
     }
     let (ends, known_ends) = watch::channel(None);
     let mut tasks = JoinSet::new();
     if world.plan.reads {
         let (client, link) = world.client(50, Duration::from_secs(5))?;
         tasks.spawn(readers::read_all(Arc::clone(&world), client.clone(), known_ends));
-        (clients.push(client), links.push(link));
+        clients.push(client);
+        links.push(link);
     }
     let mut members = Members::new(&world);
     for _ in 0..world.plan.members {

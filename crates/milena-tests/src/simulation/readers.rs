@@ -73,7 +73,7 @@ pub(super) async fn read_all(world: Arc<World>, client: Client, mut ends: watch:
             }
             _ => {}
         }
-        if n_sets % 4 == 0
+        if n_sets.is_multiple_of(4)
             && let Some(partition) = paused.take()
         {
             let _ = consumer.resume(&partition);
@@ -99,7 +99,7 @@ fn hand_over(world: &World, reader: u64, set: &RecordSet) {
 pub(super) async fn member(world: Arc<World>, client: Client, number: u64, mut stopped: watch::Receiver<bool>) {
     let built = Consumer::builder(&client)
         .group(GROUP)
-        .assignors([if world.plan.seed % 2 == 0 { Assignor::CooperativeSticky } else { Assignor::Range }])
+        .assignors([if world.plan.seed.is_multiple_of(2) { Assignor::CooperativeSticky } else { Assignor::Range }])
         .auto_offset_reset(OffsetReset::Earliest)
         .session_timeout(Duration::from_secs(6))
         .heartbeat_interval(Duration::from_secs(1))

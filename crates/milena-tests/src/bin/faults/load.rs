@@ -48,9 +48,11 @@ pub(crate) struct Memory {
     pub(crate) copies: u64,
 }
 
+type Describe = fn(&Client) -> ProducerBuilder;
+
 /// An idempotent producer is the unit that the broker's promises speak of: each has a client, and so connections, of its
 /// own.
-const PRODUCERS: [(&str, fn(&Client) -> ProducerBuilder); 2] = [
+const PRODUCERS: [(&str, Describe); 2] = [
     ("defaults", |client| Producer::builder(client).compression(Compression::Lz4)),
     ("small", |client| {
         let builder = Producer::builder(client).compression(Compression::Zstd(Some(1)));

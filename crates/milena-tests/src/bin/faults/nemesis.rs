@@ -2,7 +2,7 @@
 //! connections cut within a frame; and how soon each partition takes records again once all is whole.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use milena_admin::{Admin, PartitionDescription};
@@ -50,6 +50,8 @@ pub(crate) struct Happened {
     kills: AtomicU64,
     moves: AtomicU64,
     coordinator_moves: AtomicU64,
+    /// Nothing is moved or cut between a heal and the next kill: recovery is what is seen then.
+    is_calm: AtomicBool,
 }
 
 impl Happened {
@@ -74,6 +76,7 @@ pub(crate) async fn run(run: &Arc<Run>, client: &Client, goal: Counts, limit: Du
                 kill(run, client).await?;
             }
             tokio::time::sleep(CALM).await;
+            run.happened.is_calm.store(false, Relaxed);
         }
         Ok(())
     };
@@ -83,6 +86,9 @@ pub(crate) async fn run(run: &Arc<Run>, client: &Client, goal: Counts, limit: Du
             tokio::time::sleep(Duration::from_millis(800)).await;
             if is_over() {
                 break;
+            }
+            if run.happened.is_calm.load(Relaxed) {
+                continue;
             }
             // Whatever is refused while a node is gone is no move, and is not counted.
             if turn % 8 == 7 {
@@ -101,6 +107,9 @@ pub(crate) async fn run(run: &Arc<Run>, client: &Client, goal: Counts, limit: Du
             if is_over() {
                 break;
             }
+            if run.happened.is_calm.load(Relaxed) {
+                continue;
+            }
             let toward = if turn % 2 == 0 { Toward::Broker } else { Toward::Client };
             let proxy = &run.proxies[turn % run.proxies.len()];
             let _ = proxy.cut(fastrand::usize(..), toward);
@@ -116,12 +125,16 @@ pub(crate) async fn run(run: &Arc<Run>, client: &Client, goal: Counts, limit: Du
 async fn kill(run: &Run, client: &Client) -> Outcome {
     let turn = run.happened.kills.load(Relaxed);
     let node = u16::try_from(turn % u64::from(run.kafka.n_nodes()))? + 1;
+    run.happened.is_calm.store(false, Relaxed);
+    run.recovery().end();
     run.say(format_args!("node {node} is killed ({})", turn + 1));
     run.kafka.stop(node, Stop::Hard).await?;
     tokio::time::sleep(DEAD).await;
     run.kafka.start(node).await?;
     run.happened.kills.fetch_add(1, Relaxed);
     heal(run, client).await?;
+    // Once the kills are enough, the others still have to happen.
+    run.happened.is_calm.store(true, Relaxed);
     run.recovery().healed();
     run.say(format_args!("node {node} is back: {:?}", run.happened.counts(run)));
     Ok(())
