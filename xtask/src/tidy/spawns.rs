@@ -8,7 +8,7 @@ use super::source::Source;
 use crate::host;
 
 /// What may be started outside of a set: where, how many times it is written there, and what bounds its number.
-const BOUNDED: [(&str, usize, &str); 16] = [
+const BOUNDED: [(&str, usize, &str); 19] = [
     ("benches/src/answer_at_once.rs", 1, "a thread per connection, of a broker that only measuring uses"),
     ("benches/src/bin/answer-at-once.rs", 1, "a thread per process: its listener"),
     ("benches/src/link.rs", 1, "a task per link of a client that is measured"),

@@ -37,6 +37,8 @@ const SLACK: Duration = Duration::from_secs(1);
 const RECOVERY: Duration = Duration::from_secs(30);
 /// How long it may take until everything has been handled then: sessions of members that vanished have to end.
 const DRAIN: Duration = Duration::from_secs(120);
+/// `prefetch` of clients about which nothing else is planned.
+const PREFETCH: usize = 1 << 20;
 
 /// What one run came to.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +114,7 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
 
     let (mut clients, mut links, mut loads) = (Vec::new(), Vec::new(), Vec::new());
     for (index, plan) in (0..).zip(&world.plan.producers) {
-        let (client, link) = world.client(index, plan.request_timeout)?;
+        let (client, link) = world.client(index, plan.request_timeout, PREFETCH)?;
         let producer = Producer::builder(&client).config(producer_config(plan)).build()?;
         loads.push(Load::new(&world, index, producer));
         clients.push(client);
@@ -121,8 +123,9 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
     let (ends, known_ends) = watch::channel(None);
     let mut tasks = JoinSet::new();
     if world.plan.reads {
-        let (client, link) = world.client(50, Duration::from_secs(5))?;
-        tasks.spawn(readers::read_all(Arc::clone(&world), client.clone(), known_ends));
+        let fetch_bytes = *plan::choose(&mut rng, &[500, 4_096, 1 << 20]);
+        let (client, link) = world.client(50, Duration::from_secs(5), fetch_bytes * 4)?;
+        tasks.spawn(readers::read_all(Arc::clone(&world), client.clone(), fetch_bytes, known_ends));
         clients.push(client);
         links.push(link);
     }
@@ -174,12 +177,13 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
 
 impl World {
     /// A client with links of its own.
-    fn client(&self, index: u32, request_timeout: Duration) -> Outcome<(Client, Arc<Links>)> {
+    fn client(&self, index: u32, request_timeout: Duration, prefetch: usize) -> Outcome<(Client, Arc<Links>)> {
         let seed = self.plan.seed.wrapping_add(u64::from(index) << 20);
         let links = Links::new(&self.broker, index, self.plan.quality, seed, &self.trace);
         let mut config = ClientConfig::default();
         config.bootstrap_servers = self.broker.bootstrap();
         config.request_timeout = request_timeout;
+        config.prefetch = prefetch;
         config.connection_setup_timeout = Duration::from_secs(2);
         config.connection_setup_timeout_max = Duration::from_secs(4);
         let clock = TimeSource::virtual_from(UNIX_EPOCH + Duration::from_millis(1_700_000_000_000));

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::Links;
 use super::plan::Mishap;
-use super::{GROUP, TOPIC, World, lock, readers};
+use super::{GROUP, PREFETCH, TOPIC, World, lock, readers};
 use crate::kafka::Outcome;
 
 /// Between two looks at what is held and committed.
@@ -135,7 +135,7 @@ impl Members {
     /// Another member.
     pub(super) fn join(&mut self) -> Outcome<Arc<Links>> {
         self.joined += 1;
-        let (client, links) = self.world.client(100 + self.joined, Duration::from_secs(5))?;
+        let (client, links) = self.world.client(100 + self.joined, Duration::from_secs(5), PREFETCH)?;
         let (stop, stopped) = watch::channel(false);
         let number = u64::from(100 + self.joined);
         let task = tokio::spawn(readers::member(Arc::clone(&self.world), client.clone(), number, stopped));

@@ -213,7 +213,7 @@ impl ProducerPlan {
                     Compression::Lz4,
                     Compression::Zstd(Some(1)),
                     Compression::Auto,
-                    Compression::BySize,
+                    Compression::SizeTable,
                 ],
             ),
             low_latency: rng.bool(),

@@ -12,7 +12,7 @@ use milena_client::consumer::{
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::{GROUP, SLACK, TOPIC, World, load, lock, plan};
+use super::{GROUP, SLACK, TOPIC, World, load, lock};
 use crate::history::{Place, Violation};
 
 /// Between two commits of a member.
@@ -21,10 +21,14 @@ const CLOSE: Duration = Duration::from_secs(5);
 
 /// Reads all partitions from their beginning, until `ends` are known and reached. Now and then it goes back, or leaves a
 /// partition alone for a while.
-pub(super) async fn read_all(world: Arc<World>, client: Client, mut ends: watch::Receiver<Option<Vec<i64>>>) {
+pub(super) async fn read_all(
+    world: Arc<World>,
+    client: Client,
+    fetch_bytes: usize,
+    mut ends: watch::Receiver<Option<Vec<i64>>>,
+) {
     let mut rng = fastrand::Rng::with_seed(world.plan.seed ^ 0x5eed);
-    let bytes = *plan::choose(&mut rng, &[500, 4_096, 1 << 20]);
-    let built = Consumer::builder(&client).max_partition_fetch_bytes(bytes).prefetch(bytes * 4).build();
+    let built = Consumer::builder(&client).max_partition_fetch_bytes(fetch_bytes).build();
     let Ok(consumer) = built else { return stuck(&world, "the reader can't be built") };
     let partitions = 0..world.plan.partitions;
     if consumer.assign(partitions.clone().map(|partition| (TOPIC, partition, Start::Beginning))).is_err() {
