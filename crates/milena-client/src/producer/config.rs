@@ -32,6 +32,20 @@ impl Acks {
     }
 }
 
+/// Which records of a partition are written in the order in which they were sent: `ordering`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ordering {
+    /// All, whichever clone of the producer they came from, as Kafka's own producer has it.
+    #[default]
+    Partition,
+    /// Those with the same key; and those without one that came from the same clone. Where many tasks write to one
+    /// partition at once it then takes their records into several batches, by key, and they are in each other's way less
+    /// (see [`ProducerMetrics::spreads`](super::ProducerMetrics::spreads)). Where they do not, it is as
+    /// [`Self::Partition`].
+    Key,
+}
+
 /// How batches are compressed: `compression.type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -161,6 +175,8 @@ pub struct ProducerConfig {
     /// `partitioner.rack.aware`: records without a key go to partitions whose leader is in the producer's `rack`, while
     /// there are any (KIP-1123): no traffic between zones, at the price of uneven partitions. Default false.
     pub rack_aware: bool,
+    /// Which records of a partition keep their order; not a setting of Kafka's. Default all.
+    pub ordering: Ordering,
     /// What single topics have otherwise.
     pub topics: BTreeMap<String, TopicConfig>,
     /// Whether a batch never waits for a request allowance: as soon as nothing of its partition is in flight it is
@@ -192,6 +208,7 @@ impl Default for ProducerConfig {
             ignore_keys: false,
             rack: None,
             rack_aware: false,
+            ordering: Ordering::Partition,
             topics: BTreeMap::new(),
             low_latency: false,
         }
@@ -253,6 +270,14 @@ const KEYS: &[(&str, &str, Setter)] = &[
     }),
     ("partitioner.ignore.keys", YES_NO, |config, value| put(&mut config.ignore_keys, value)),
     ("partitioner.rack.aware", YES_NO, |config, value| put(&mut config.rack_aware, value)),
+    ("ordering", "`partition` or `key`", |config, value| {
+        config.ordering = match value {
+            "partition" => Ordering::Partition,
+            "key" => Ordering::Key,
+            _ => return None,
+        };
+        Some(())
+    }),
     ("client.rack", "a name", |config, value| {
         config.rack = (!value.is_empty()).then(|| value.to_owned());
         Some(())
@@ -414,7 +439,7 @@ mod tests {
     fn every_name_is_known_once_and_takes_a_value() {
         for key in ProducerConfig::keys() {
             let mut config = ProducerConfig::default();
-            let taken = ["1", "true", "none", "random"].iter().any(|value| config.set(key, value).is_ok());
+            let taken = ["1", "true", "none", "random", "key"].iter().any(|value| config.set(key, value).is_ok());
             assert!(taken, "{key}");
             assert_eq!(ProducerConfig::keys().filter(|other| *other == key).count(), 1, "{key}");
         }

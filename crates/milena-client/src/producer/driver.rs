@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use milena_core::producer::completion::BatchOutcome;
 use milena_core::producer::failure::{Cause, Hindrance, ProduceFailure};
 use milena_core::producer::identity::ProducerIdentity;
-use milena_core::producer::open_batch::OpenBatch;
 use milena_core::producer::partition_queue::Leader;
 use milena_net::Purpose;
 use milena_protocol::ErrorCode;
@@ -109,7 +108,7 @@ impl Shared {
     /// would be one of a few records, and more of them than the broker can answer.
     fn end_linger(&self, partition: &Arc<Partition>, number: u64) -> Option<i32> {
         let mut state = partition.lock();
-        if state.opened != number || state.open.as_ref().is_none_or(OpenBatch::is_empty) {
+        if state.opened != number || !state.taking.has_open() {
             return None;
         }
         state.ripe = true;
@@ -124,7 +123,7 @@ impl Shared {
         if !state.ripe {
             return None;
         }
-        let is_old = state.open.as_ref().is_some_and(|open| open.created() + partition.settings.patience <= now);
+        let is_old = state.taking.oldest().is_some_and(|created| created + partition.settings.patience <= now);
         if !is_old {
             self.arm_age(partition, &mut state);
             return None;
@@ -136,9 +135,9 @@ impl Shared {
 
     /// At most one timer a partition, and none for a batch that has gone by then.
     fn arm_age(&self, partition: &Arc<Partition>, state: &mut State) {
-        let Some(open) = state.open.as_ref().filter(|_| !state.age_armed) else { return };
+        let Some(created) = state.taking.oldest().filter(|_| !state.age_armed) else { return };
         state.age_armed = true;
-        self.arm(open.created() + partition.settings.patience, partition, Due::Age);
+        self.arm(created + partition.settings.patience, partition, Due::Age);
     }
 
     /// Reports what ran out of time, and sets the timer for what runs out next.
@@ -146,7 +145,7 @@ impl Shared {
         let mut state = partition.lock();
         let queue = &partition.settings.queue;
         let timeout = queue.delivery_timeout;
-        if state.open.as_ref().is_some_and(|open| open.created() + timeout <= now) {
+        if state.taking.oldest().is_some_and(|created| created + timeout <= now) {
             state.close();
         }
         let mut late = Vec::new();

@@ -32,6 +32,9 @@ pub struct ProducerMetrics {
     pub retries: u64,
     /// Times the epoch was raised, because a sequence had a gap.
     pub epoch_bumps: u64,
+    /// Times that a partition went over to several open batches, since many tasks wrote to it at once: with
+    /// [`Ordering::Key`](super::Ordering::Key) only.
+    pub spreads: u64,
     /// Bytes of `buffer.memory` in use.
     pub buffer_used: u64,
     /// `buffer.memory`.
@@ -94,6 +97,7 @@ pub(super) struct Counters {
     pub(super) requests: AtomicU64,
     pub(super) retries: AtomicU64,
     pub(super) epoch_bumps: AtomicU64,
+    pub(super) spreads: AtomicU64,
 }
 
 impl Counters {
@@ -124,6 +128,7 @@ impl Counters {
             requests: load(&self.requests),
             retries: load(&self.retries),
             epoch_bumps: load(&self.epoch_bumps),
+            spreads: load(&self.spreads),
             ..ProducerMetrics::default()
         }
     }

@@ -15,6 +15,7 @@ mod partition;
 mod record;
 mod seal;
 mod shared;
+mod taking;
 mod timers;
 mod topic;
 mod topic_config;
@@ -33,7 +34,7 @@ use milena_core::producer::completion::{Completion, WaitSlot};
 use milena_core::producer::failure::ProduceFailure;
 use tokio::time::{Instant, timeout_at};
 
-pub use self::config::{Acks, Compression, CompressionLevels, ProducerConfig};
+pub use self::config::{Acks, Compression, CompressionLevels, Ordering, ProducerConfig};
 pub use self::delivery::Delivery;
 pub use self::error::{Outcome, ProduceError, SendError};
 pub use self::metrics::{CompressionMetrics, CompressionUse, ProducerMetrics};
@@ -55,7 +56,7 @@ use crate::topic_name;
 /// Sends records to a cluster.
 ///
 /// Clones share everything: batches, memory, order. Records of one partition are written in the order in which they
-/// were appended, whichever clone appended them; with `enable.idempotence`, the default, no retry changes that or
+/// were appended, whichever clone appended them (or with [`Ordering::Key`] those of one key); with `enable.idempotence`, the default, no retry changes that or
 /// writes a record twice.
 ///
 /// When the last clone is gone, what was appended is still sent, in the background. [`Self::close`] waits for that and
@@ -64,6 +65,8 @@ pub struct Producer {
     handle: Arc<Handle>,
     /// The topic of the last record, to find it without a look-up. A clone has its own.
     last: ArcSwapOption<Resolved>,
+    /// Which clone it is.
+    number: u64,
 }
 
 struct Handle {
@@ -174,6 +177,12 @@ impl ProducerBuilder {
         self
     }
 
+    /// Which records of a partition keep their order.
+    pub fn ordering(mut self, ordering: Ordering) -> Self {
+        self.config.ordering = ordering;
+        self
+    }
+
     /// What `topic` has otherwise than the producer's other topics.
     pub fn topic(mut self, topic: impl Into<String>, config: TopicConfig) -> Self {
         self.config.topics.insert(topic.into(), config);
@@ -216,7 +225,8 @@ impl ProducerBuilder {
         let driver = Driver::new(Arc::clone(&shared));
         let started = self.client.inner().tasks.spawn("producer", driver.run());
         started.map_err(|closed| ConfigError::Contradiction(closed.to_string()))?;
-        Ok(Producer { handle: Arc::new(Handle { shared, client: self.client }), last: ArcSwapOption::empty() })
+        let number = shared.next_number();
+        Ok(Producer { handle: Arc::new(Handle { shared, client: self.client }), last: ArcSwapOption::empty(), number })
     }
 }
 
@@ -238,7 +248,7 @@ impl Producer {
     /// Dropped while it waits, nothing was appended and nothing is sent. It does not wait after the append.
     ///
     /// # Ordering
-    /// Of one partition, in the order of the appends.
+    /// Of one partition, in the order of the appends; with [`Ordering::Key`] of one key.
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
         match self.append(&record, None) {
             Ok(delivery) => Ok(delivery),
@@ -380,7 +390,7 @@ impl Producer {
         }
         let (partition, is_sticky) = resolved.topic.choose(shared, record, partitions)?;
         let mut after = After::default();
-        let result = partition.append(shared, record, granted, &mut after);
+        let result = partition.append(shared, record, self.number, granted, &mut after);
         if is_sticky {
             resolved.topic.appended(shared, partition.index, &after, partitions);
         }
@@ -498,7 +508,11 @@ impl Drop for Handle {
 
 impl Clone for Producer {
     fn clone(&self) -> Self {
-        Self { handle: Arc::clone(&self.handle), last: ArcSwapOption::new(self.last.load_full()) }
+        Self {
+            handle: Arc::clone(&self.handle),
+            last: ArcSwapOption::new(self.last.load_full()),
+            number: self.handle.shared.next_number(),
+        }
     }
 }
 

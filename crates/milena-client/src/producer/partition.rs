@@ -1,12 +1,13 @@
 //! One partition: the batch that takes records, the closed ones before they are sealed, and the queue of the sealed.
 //!
-//! One lock holds it all. It is taken after nothing and before the buffer pool's and the budget's; nobody is woken and
-//! no completion is answered while it is held.
+//! One lock holds it all, but for the open batches of a partition that is spread (`taking`): each has its own, taken after
+//! the partition's. The partition's is taken after nothing and before the buffer pool's and the budget's; nobody is woken
+//! and no completion is answered while it is held.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Instant;
 
 use milena_core::producer::budget::Reservation;
@@ -19,17 +20,16 @@ use milena_core::producer::partitioner::PartitionLoad;
 use milena_protocol::Uuid;
 use milena_protocol::record::BATCH_HEADER_LEN;
 
-use super::config::ProducerConfig;
+use super::config::Ordering;
 use super::delivery::Delivery;
 use super::error::SendError;
 use super::record::Record;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
+use super::taking::{Share, Slot, Taking, lock_share};
 use super::topic_config::Settings;
 
 /// The first buffer of a partition about which nothing is known; later ones are as large as the batches were.
 const FIRST_BUFFER: usize = 4 * 1024;
-/// After so many records the clock is read again, if the batch did not change before.
-const RECORDS_PER_CLOCK: u32 = 64;
 const NOBODY: i32 = -1;
 
 pub(super) struct Partition {
@@ -40,13 +40,17 @@ pub(super) struct Partition {
     queued: AtomicU32,
     /// The node that leads it, for the same; [`NOBODY`] where there is none.
     leader: AtomicI32,
+    /// Whether `shares` take the records.
+    is_spread: AtomicBool,
+    /// Made when it is spread for the first time.
+    shares: OnceLock<Arc<[Share]>>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) open: Option<OpenBatch>,
-    /// Counts opened batches, so that a timer knows whether it is about the one that is open.
+    pub(super) taking: Taking,
+    /// Counts what becomes the oldest open batch, so that a timer knows whether it is about the one that is so now.
     pub(super) opened: u64,
     /// Closed and not sealed yet, oldest first.
     pub(super) closing: VecDeque<Closing>,
@@ -59,18 +63,14 @@ pub(super) struct State {
     pub(super) topic_id: Uuid,
     /// On the list of a node, or being looked at by one.
     pub(super) listed: bool,
-    /// The open batch has its linger timer.
+    /// The oldest open batch has its linger timer.
     pub(super) linger_armed: bool,
-    /// The open batch has lingered long enough: it goes as soon as it can be sent, and takes records until then.
+    /// The oldest open batch has lingered long enough: it goes as soon as it can be sent, and takes records until then.
     pub(super) ripe: bool,
     pub(super) age_armed: bool,
     pub(super) deadline_armed: bool,
     /// A wave found the open batch and no token for it: it waits for its linger.
     pub(super) must_linger: bool,
-    wall_millis: i64,
-    records_since_clock: u32,
-    /// How large the last batches became.
-    usual: usize,
 }
 
 /// A closed batch on its way to the queue.
@@ -135,6 +135,8 @@ impl Partition {
             settings,
             queued: AtomicU32::new(0),
             leader: AtomicI32::new(NOBODY),
+            is_spread: AtomicBool::new(false),
+            shares: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -164,29 +166,106 @@ impl Partition {
         self.leader.store(state.leader.map_or(NOBODY, |leader| leader.node), Relaxed);
     }
 
-    /// Encodes `record` into the open batch, opening or closing batches as needed. `granted` are bytes that were waited
-    /// for; they are used or given back. What is to be done next is said in `after`, whether it succeeds or not.
+    /// Encodes `record`, of the producer's `handle`, into the open batch, opening or closing batches as needed. `granted`
+    /// are bytes that were waited for; they are used or given back. What is to be done next is said in `after`, whether
+    /// it succeeds or not.
     #[inline]
     pub(super) fn append(
         &self,
         shared: &Shared,
         record: &Record<'_>,
+        handle: u64,
         granted: Option<Reservation>,
         after: &mut After,
     ) -> Result<Delivery, Refusal> {
-        let mut state = self.lock();
+        if self.is_spread.load(Relaxed)
+            && let Some(result) = self.append_to_share(shared, record, handle, after)
+        {
+            return result;
+        }
+        let mut state = self.lock_to_append(shared);
         // Under the lock: whoever closes the producer has said so before looking at the partitions.
         if shared.is_closed() {
             return Err(SendError::Closed.into());
         }
-        let result = match state.append_in_place(&self.settings, &shared.config, record, after) {
-            Some(delivery) => Ok(delivery),
-            None => self.append_with_care(shared, &mut state, record, granted, after),
+        let result = match state.taking.whole.append_in_place(&self.settings, &shared.config, record, after) {
+            Some(delivery) => {
+                if after.is_full {
+                    state.close();
+                }
+                Ok(delivery)
+            }
+            None => self.append_with_care(shared, &mut state, record, handle, granted, after),
         };
         if !state.listed {
             self.after_append(&mut state, after);
         }
         result
+    }
+
+    /// The partition's lock; where order is that of keys, spreads the partition if too many wait for it.
+    #[inline]
+    fn lock_to_append(&self, shared: &Shared) -> MutexGuard<'_, State> {
+        if self.settings.ordering == Ordering::Partition {
+            return self.lock();
+        }
+        let (mut state, found_locked) = match self.state.try_lock() {
+            Ok(state) => (state, false),
+            Err(TryLockError::WouldBlock) => (self.lock(), true),
+            Err(TryLockError::Poisoned(poisoned)) => (poisoned.into_inner(), false),
+        };
+        // In virtual time nobody is ever in another's way: what is to be simulated is spread from the beginning.
+        let is_virtual = state.taking.shares().is_none() && shared.client.clock.is_virtual();
+        if state.taking.is_contended(found_locked) || is_virtual {
+            self.spread(shared, &mut state);
+        }
+        state
+    }
+
+    #[cold]
+    fn spread(&self, shared: &Shared, state: &mut State) {
+        state.close();
+        let shares = self.shares.get_or_init(|| (0..shared.shares).map(|_| Share::default()).collect());
+        state.taking.spread(shares);
+        shared.counters.spreads.fetch_add(1, Relaxed);
+        self.is_spread.store(true, Relaxed);
+    }
+
+    /// Into the open batch of the key's share, if there is room in it: without the partition's lock.
+    #[inline]
+    fn append_to_share(
+        &self,
+        shared: &Shared,
+        record: &Record<'_>,
+        handle: u64,
+        after: &mut After,
+    ) -> Option<Result<Delivery, Refusal>> {
+        // A share of a partition that was gathered meanwhile has nothing open.
+        let (share, mut slot) = lock_share(self.shares.get()?, record.key, handle);
+        if shared.is_closed() {
+            return Some(Err(SendError::Closed.into()));
+        }
+        let delivery = slot.append_in_place(&self.settings, &shared.config, record, after)?;
+        drop(slot);
+        if after.is_full {
+            self.close_full(share, after);
+        }
+        Some(Ok(delivery))
+    }
+
+    #[cold]
+    fn close_full(&self, share: usize, after: &mut After) {
+        let mut state = self.lock();
+        let Some(shares) = state.taking.shares().cloned() else { return };
+        let mut slot = lock(&shares[share]);
+        // Unless somebody else has closed it, and others have begun the next one.
+        if slot.open.as_ref().is_some_and(|open| open.len() >= self.settings.batch_size) {
+            state.close_slot(&mut slot, Some(share));
+        }
+        drop(slot);
+        if !state.listed {
+            self.after_append(&mut state, after);
+        }
     }
 
     /// The way of the few: the batch is to be opened, closed or grown, the clock to be read, or the record is at fault.
@@ -196,14 +275,26 @@ impl Partition {
         shared: &Shared,
         state: &mut State,
         record: &Record<'_>,
+        handle: u64,
         granted: Option<Reservation>,
         after: &mut After,
     ) -> Result<Delivery, Refusal> {
-        let result = self.append_in(shared, state, record, granted, after);
-        // An empty batch must not stay: its age would count for records that come much later.
-        if result.is_err() && state.open.as_ref().is_some_and(OpenBatch::is_empty) {
-            state.open = None;
+        if state.taking.is_calm() && !shared.client.clock.is_virtual() {
+            state.close();
+            state.taking.gather();
+            self.is_spread.store(false, Relaxed);
         }
+        let Some(shares) = state.taking.shares().cloned() else {
+            let mut whole = std::mem::take(&mut state.taking.whole);
+            let result = self.append_in(shared, state, (&mut whole, None), record, granted, after);
+            whole.drop_empty();
+            state.taking.whole = whole;
+            return result;
+        };
+        let (share, mut slot) = lock_share(&shares, record.key, handle);
+        let result = self.append_in(shared, state, (&mut slot, Some(share)), record, granted, after);
+        slot.drop_empty();
+        state.taking.opened(share, &slot);
         result
     }
 
@@ -211,19 +302,20 @@ impl Partition {
         &self,
         shared: &Shared,
         state: &mut State,
+        (slot, share): (&mut Slot, Option<usize>),
         record: &Record<'_>,
         mut granted: Option<Reservation>,
         after: &mut After,
     ) -> Result<Delivery, Refusal> {
-        if state.records_since_clock == 0 {
-            state.wall_millis = shared.client.clock.wall_millis();
+        if slot.wants_clock() {
+            slot.wall_millis = shared.client.clock.wall_millis();
         }
-        state.count_record();
+        slot.count_record();
         let batch_size = self.settings.batch_size;
         loop {
-            let timestamp = record.timestamp.unwrap_or(state.wall_millis);
-            let Some(open) = &mut state.open else {
-                self.open(shared, state, record, granted.take(), after)?;
+            let timestamp = record.timestamp.unwrap_or(slot.wall_millis);
+            let Some(open) = &mut slot.open else {
+                self.open(shared, state, slot, record, granted.take(), after)?;
                 continue;
             };
             let length = open.encoded_len(timestamp, record.key, record.value, record.headers);
@@ -236,14 +328,14 @@ impl Partition {
                 Room::Grow(capacity) if open.try_grow(capacity, &shared.buffers) => {}
                 // No memory for a larger buffer: the batch is as full as it gets, and the next waits for its own.
                 Room::Grow(_) if open.is_empty() => {
-                    state.open = None;
+                    slot.open = None;
                     if granted.is_none() {
                         return Err(Refusal::Memory(BufferPool::capacity_for(length)));
                     }
                     continue;
                 }
                 Room::Grow(_) | Room::Full => {
-                    state.close();
+                    state.close_slot(slot, share);
                     continue;
                 }
             }
@@ -255,17 +347,17 @@ impl Partition {
             after.appended = if index == 0 { length + BATCH_HEADER_LEN } else { length };
             if open.len() >= batch_size {
                 after.is_full = true;
-                state.close();
+                state.close_slot(slot, share);
             }
             return Ok(delivery);
         }
     }
 
-    #[cold]
     fn open(
         &self,
         shared: &Shared,
         state: &mut State,
+        slot: &mut Slot,
         record: &Record<'_>,
         granted: Option<Reservation>,
         after: &mut After,
@@ -274,8 +366,8 @@ impl Partition {
         let headers: usize = record.headers.iter().map(|header| header.key.len() + value_len(header.value) + 10).sum();
         let least =
             (value_len(record.key) + value_len(record.value) + headers + 40).min(shared.config.max_request_size);
-        let usual =
-            state.usual.clamp(FIRST_BUFFER, self.settings.batch_size.max(FIRST_BUFFER)).min(shared.fair_buffer());
+        let fair = shared.fair_buffer() / state.taking.shares().map_or(1, |shares| shares.len());
+        let usual = slot.usual.clamp(FIRST_BUFFER, self.settings.batch_size.max(FIRST_BUFFER)).min(fair);
         let budget = shared.buffers.budget();
         let charge = match granted {
             Some(granted) => granted,
@@ -288,15 +380,16 @@ impl Partition {
             }
         };
         let now = shared.client.clock.now();
-        state.wall_millis = shared.client.clock.wall_millis();
-        state.records_since_clock = 1;
-        let timestamp = record.timestamp.unwrap_or(state.wall_millis);
+        slot.read_clock(shared.client.clock.wall_millis());
+        let timestamp = record.timestamp.unwrap_or(slot.wall_millis);
         let completion = Completion::new(Arc::clone(&self.topic), self.index);
-        state.open = Some(OpenBatch::new(&shared.buffers, charge, completion, now, timestamp));
-        state.opened += 1;
-        state.linger_armed = false;
-        state.must_linger = false;
-        state.ripe = false;
+        slot.open = Some(OpenBatch::new(&shared.buffers, charge, completion, now, timestamp));
+        if !state.taking.has_open() {
+            state.opened += 1;
+            state.linger_armed = false;
+            state.must_linger = false;
+            state.ripe = false;
+        }
         shared.counters.batches.fetch_add(1, Relaxed);
         if !state.deadline_armed {
             state.deadline_armed = true;
@@ -322,10 +415,10 @@ impl Partition {
         }
         if after.pump.is_none()
             && !state.linger_armed
-            && let Some(open) = &state.open
+            && let Some(created) = state.taking.oldest()
         {
             state.linger_armed = true;
-            after.linger = Some((open.created(), state.opened));
+            after.linger = Some((created, state.opened));
         }
     }
 }
@@ -335,48 +428,40 @@ fn value_len(bytes: Option<&[u8]>) -> usize {
 }
 
 impl State {
-    /// Appends `record`, if there is an open batch with room for it and the clock need not be read.
-    #[inline]
-    fn append_in_place(
-        &mut self,
-        settings: &Settings,
-        config: &ProducerConfig,
-        record: &Record<'_>,
-        after: &mut After,
-    ) -> Option<Delivery> {
-        let open = self.open.as_mut().filter(|open| self.records_since_clock != 0 && !open.is_empty())?;
-        let timestamp = record.timestamp.unwrap_or(self.wall_millis);
-        let (limit, before) = (settings.batch_size.min(config.max_request_size), open.len());
-        // What is wrong with a record is found out with care.
-        let index = open.append(limit, timestamp, record.key, record.value, record.headers).ok().flatten()?;
-        let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
-        after.appended = open.len() - before;
-        after.is_full = open.len() >= settings.batch_size;
-        self.count_record();
-        if after.is_full {
-            self.close();
+    /// Closes all open batches.
+    pub(super) fn close(&mut self) {
+        while self.close_oldest() {}
+    }
+
+    /// Closes the oldest open batch, if there is one.
+    pub(super) fn close_oldest(&mut self) -> bool {
+        let open = self.taking.close_oldest();
+        let is_open = open.is_some();
+        self.closing.extend(open.map(|open| Closing::Whole(open, None)));
+        self.look_at_next(is_open);
+        is_open
+    }
+
+    /// Closes the batch of `slot`, which is the share's, or the whole partition's.
+    fn close_slot(&mut self, slot: &mut Slot, share: Option<usize>) {
+        let open = self.taking.close(slot, share);
+        let is_open = open.is_some();
+        self.closing.extend(open.map(|open| Closing::Whole(open, None)));
+        self.look_at_next(is_open);
+    }
+
+    /// What was known of the oldest open batch is not so of the next.
+    fn look_at_next(&mut self, closed: bool) {
+        if closed {
+            self.ripe = false;
+            self.linger_armed = false;
+            self.opened += 1;
         }
-        Some(delivery)
-    }
-
-    #[inline]
-    fn count_record(&mut self) {
-        self.records_since_clock = (self.records_since_clock + 1) % RECORDS_PER_CLOCK;
-    }
-
-    /// Closes the open batch, if there is one with records in it.
-    pub(super) fn close(&mut self) -> bool {
-        let Some(open) = self.open.take_if(|open| !open.is_empty()) else { return false };
-        // Batches that linger closes early say less about the next one than full ones.
-        self.usual = open.len().max(self.usual / 2);
-        self.ripe = false;
-        self.closing.push_back(Closing::Whole(open, None));
-        true
     }
 
     /// Whether something is ready that is not on its way yet.
     pub(super) fn waits(&self) -> bool {
-        let ripe = self.ripe && self.open.as_ref().is_some_and(|open| !open.is_empty());
+        let ripe = self.ripe && self.taking.has_open();
         ripe || !self.closing.is_empty() || self.queue.len() > self.queue.in_flight()
     }
 
@@ -387,7 +472,7 @@ impl State {
 
     /// Whether anything is open, closed, queued or in flight.
     pub(super) fn has_work(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| !open.is_empty()) || !self.closing.is_empty() || !self.queue.is_empty()
+        self.taking.has_open() || !self.closing.is_empty() || !self.queue.is_empty()
     }
 
     /// The completions of everything that is not answered for yet.
@@ -399,7 +484,7 @@ impl State {
             Closing::Away { completion, .. } => Some(Arc::clone(completion)),
             Closing::Void => None,
         });
-        let open = self.open.as_ref().filter(|open| !open.is_empty()).map(|open| Arc::clone(open.completion()));
+        let open = self.taking.completions().map(Arc::clone);
         queued.chain(closing).chain(open).collect()
     }
 
@@ -411,8 +496,7 @@ impl State {
             // Whatever comes back is looked at again then.
             Closing::Away { .. } | Closing::Void => None,
         });
-        let open = self.open.as_ref().filter(|open| !open.is_empty()).map(OpenBatch::created);
-        let unsent = closing.or(open).map(|created| created + config.delivery_timeout);
+        let unsent = closing.or(self.taking.oldest()).map(|created| created + config.delivery_timeout);
         [self.queue.next_deadline(config), unsent].into_iter().flatten().min()
     }
 }

@@ -33,6 +33,9 @@ use super::topic_config::{Settings, TopicConfig};
 use crate::client::ClientInner;
 use crate::error::RequestError;
 
+/// The fewest and the most shares, each a power of two.
+const SHARES: (usize, usize) = (8, 64);
+
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
 
@@ -63,6 +66,8 @@ pub(super) struct Shared {
     lifecycle: AtomicU8,
     /// The driver is to end when nothing is left.
     pub(super) ending: AtomicBool,
+    /// How many batches a partition that is spread has open: few enough to fill, and enough that two tasks seldom meet.
+    pub(super) shares: usize,
 }
 
 #[derive(Default)]
@@ -99,6 +104,11 @@ impl Shared {
     pub(super) fn new(client: Arc<ClientInner>, config: ProducerConfig, buffers: Arc<BufferPool>) -> Arc<Self> {
         let of_topic = |(name, topic): (&String, &TopicConfig)| (name.clone(), Settings::new(&topic.over(&config)));
         let rng = client.chance.fork();
+        let shares = match client.clock.is_virtual() {
+            true => SHARES.0,
+            false => (4 * std::thread::available_parallelism().map_or(1, usize::from)).next_power_of_two(),
+        };
+        let shares = shares.clamp(SHARES.0, SHARES.1);
         Arc::new(Self {
             retry: Backoff::new(config.retry_backoff, config.retry_backoff_max),
             settings: Settings::new(&config),
@@ -119,6 +129,7 @@ impl Shared {
             numbers: AtomicU64::new(0),
             lifecycle: AtomicU8::new(OPEN),
             ending: AtomicBool::new(false),
+            shares,
         })
     }
 
@@ -251,8 +262,7 @@ impl Shared {
         if state.listed {
             return None;
         }
-        let open = state.open.as_ref().is_some_and(|open| !open.is_empty());
-        let eager = open && !state.must_linger && state.queue.is_empty();
+        let eager = state.taking.has_open() && !state.must_linger && state.queue.is_empty();
         if !state.waits() && !eager {
             return None;
         }
@@ -324,10 +334,10 @@ impl Shared {
 
     /// Makes sure that what is open will go when its linger ends.
     pub(super) fn arm_linger(&self, partition: &Arc<Partition>, state: &mut State) {
-        let Some(open) = state.open.as_ref().filter(|open| !open.is_empty()) else { return };
+        let Some(created) = state.taking.oldest() else { return };
         if !state.linger_armed {
             state.linger_armed = true;
-            self.arm(open.created() + partition.settings.linger, partition, Due::Linger(state.opened));
+            self.arm(created + partition.settings.linger, partition, Due::Linger(state.opened));
         }
     }
 

@@ -8,7 +8,7 @@ use milena_core::producer::partition_queue::QueueConfig;
 use milena_core::producer::partitioner::Partitioner;
 use milena_core::retry::Backoff;
 
-use super::config::{Compression, CompressionLevels, ProducerConfig};
+use super::config::{Compression, CompressionLevels, Ordering, ProducerConfig};
 use crate::config::{ConfigError, nearest};
 
 /// Settings of one topic, in place of the producer's: for a topic whose records are larger, rarer or harder to compress
@@ -42,6 +42,8 @@ pub struct TopicConfig {
     /// `partitioner`. Another than the default one has no use for `partitioner.ignore.keys` and
     /// `partitioner.rack.aware`: they don't apply to the topic then.
     pub partitioner: Option<Partitioner>,
+    /// `ordering`.
+    pub ordering: Option<Ordering>,
 }
 
 type Setter = fn(&mut TopicConfig, ProducerConfig);
@@ -55,6 +57,7 @@ const KEYS: &[(&str, Setter)] = &[
     ("compression.gzip.level", |topic, read| topic.compression_levels.gzip = read.compression_levels.gzip),
     ("compression.zstd.level", |topic, read| topic.compression_levels.zstd = read.compression_levels.zstd),
     ("partitioner", |topic, read| topic.partitioner = Some(read.partitioner)),
+    ("ordering", |topic, read| topic.ordering = Some(read.ordering)),
 ];
 
 impl TopicConfig {
@@ -132,6 +135,13 @@ impl TopicConfig {
         self
     }
 
+    /// `ordering`.
+    #[must_use]
+    pub fn ordering(mut self, ordering: Ordering) -> Self {
+        self.ordering = Some(ordering);
+        self
+    }
+
     /// The producer's settings as they are for the topic.
     pub(super) fn over(&self, producer: &ProducerConfig) -> ProducerConfig {
         let mut config = producer.clone();
@@ -142,6 +152,7 @@ impl TopicConfig {
         config.compression = self.compression.unwrap_or(config.compression);
         config.compression_levels.gzip = self.compression_levels.gzip.or(config.compression_levels.gzip);
         config.compression_levels.zstd = self.compression_levels.zstd.or(config.compression_levels.zstd);
+        config.ordering = self.ordering.unwrap_or(config.ordering);
         if let Some(partitioner) = &self.partitioner {
             config.partitioner = partitioner.clone();
             let is_default = matches!(partitioner, Partitioner::Default);
@@ -164,6 +175,7 @@ pub(super) struct Settings {
     pub(super) adaptive: bool,
     pub(super) ignore_keys: bool,
     pub(super) rack_aware: bool,
+    pub(super) ordering: Ordering,
 }
 
 impl Settings {
@@ -183,6 +195,7 @@ impl Settings {
             adaptive: config.adaptive_partitioning,
             ignore_keys: config.ignore_keys,
             rack_aware: config.rack_aware,
+            ordering: config.ordering,
         })
     }
 }

@@ -120,11 +120,11 @@ impl Shared {
         // One sealed batch in hand is enough: what is sealed later may be larger.
         let in_flight = state.queue.in_flight();
         if state.queue.len() == in_flight && in_flight < partition.settings.queue.max_in_flight {
-            let open = state.open.as_ref().is_some_and(|open| !open.is_empty());
+            let open = state.taking.has_open();
             if state.closing.is_empty() && open && (state.ripe || in_flight == 0) {
                 state.must_linger = !state.ripe && !self.config.low_latency && !wave.may_send_early();
                 if !state.must_linger {
-                    state.close();
+                    state.close_oldest();
                 }
             }
             seal::advance(self, &partition, state, &mut wave.later);
