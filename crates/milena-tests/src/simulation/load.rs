@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milena_client::producer::{
-    Acks, Compression, Delivery, Outcome, ProduceError, Producer, Record, RecordMetadata, SendError,
+    Acks, Compression, Delivery, Ordering, Outcome, ProduceError, Producer, Record, RecordMetadata, SendError,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -194,7 +194,10 @@ impl Load {
         }
         match sent {
             Ok(delivery) => {
-                history.appended(self.index, value);
+                match self.plan.ordering {
+                    Ordering::Partition => history.appended(self.index, value),
+                    _ => history.appended_sometime(self.index),
+                }
                 Some(delivery)
             }
             Err(error) => {

@@ -226,5 +226,6 @@ fn producer_config(plan: &ProducerPlan) -> ProducerConfig {
     config.max_block = plan.max_block;
     config.compression = plan.compression;
     config.low_latency = plan.low_latency;
+    config.ordering = plan.ordering;
     config
 }

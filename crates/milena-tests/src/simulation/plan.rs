@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use milena_broker::{Fault, Rule};
-use milena_client::producer::{Acks, Compression};
+use milena_client::producer::{Acks, Compression, Ordering};
 use milena_protocol::{ApiKey, ErrorCode};
 
 use super::link::{Harm, Quality, Toward};
@@ -50,6 +50,7 @@ pub(super) struct ProducerPlan {
     pub(super) max_block: Duration,
     pub(super) compression: Compression,
     pub(super) low_latency: bool,
+    pub(super) ordering: Ordering,
     /// When it is closed in the middle of its work, and how long that may take.
     pub(super) closes: Option<(Duration, Duration)>,
 }
@@ -217,6 +218,7 @@ impl ProducerPlan {
                 ],
             ),
             low_latency: rng.bool(),
+            ordering: *choose(rng, &[Ordering::Partition, Ordering::Partition, Ordering::Key]),
             closes: (rng.u8(0..10) == 0)
                 .then(|| (heals.mul_f64(rng.f64()), Duration::from_millis(*choose(rng, &[0, 300, 20_000])))),
         }
