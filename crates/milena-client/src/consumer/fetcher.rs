@@ -8,13 +8,11 @@
 mod intake;
 mod plan;
 
-use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use milena_core::consumer::TopicPartition;
-use milena_core::consumer::fetch_session::{FINAL_EPOCH, FetchSession, FetchTarget, SessionFetch};
+use milena_core::consumer::fetch_session::{FINAL_EPOCH, FetchSession, SessionFetch};
 use milena_core::consumer::prefetch::Charge;
 use milena_net::{Broker, Connection, Purpose, RequestFrame};
 use milena_protocol::fetch::FetchReply;
@@ -56,25 +54,27 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
         tokio::pin!(changed, room);
         changed.as_mut().enable();
         room.as_mut().enable();
-        match shared.plan(node, Kind::Session) {
+        match shared.plan(node, Kind::Session, session.names_all()) {
             Plan::Leave => break,
             Plan::Wait(until) => wait(changed, room, until).await,
-            Plan::Fetch(asked, mut charge) => {
+            Plan::Fetch(mut asked, mut charge) => {
                 let begun = shared.client.clock.now();
                 // The end does not wait for what the broker holds back.
                 let outcome = tokio::select! {
                     biased;
-                    outcome = fetch(&shared, node, &mut session, &asked, &mut charge) => outcome,
+                    outcome = fetch(&shared, node, &mut session, &mut asked, &mut charge) => outcome,
                     () = shared.ended() => break,
                 };
                 match outcome {
                     Ok(reply) => {
                         failures = 0;
                         shared.answered(&Awaited::Broker(node));
-                        shared.take_in(node, Kind::Session, asked, reply, charge);
+                        shared.take_in(asked, reply, charge);
                     }
                     Err(RequestError::Closed) => shared.end(),
                     Err(error) => {
+                        // Whatever it was to be told, it may not know.
+                        session.handle_failure();
                         shared.state().forget_asked(&asked);
                         drop(charge);
                         tracing::debug!(node, %error, "fetch failed");
@@ -118,14 +118,14 @@ async fn fetch(
     shared: &Arc<Shared>,
     node: i32,
     session: &mut FetchSession,
-    asked: &Asked,
+    asked: &mut Asked,
     charge: &mut Charge,
 ) -> Result<FetchReply, RequestError> {
     let connection = shared.client.pool.get(&Broker::Node(node), Purpose::Own(shared.connections.fetch)).await?;
     shared.remember(&connection);
     let wait = shared.config.fetch_max_wait;
-    let version = version_for(&connection, &asked.targets)?;
-    let planned = session.plan(asked.targets.clone());
+    let version = version_for(&connection, asked.have_ids)?;
+    let planned = session.plan(std::mem::take(&mut asked.send), std::mem::take(&mut asked.forget));
     let frame = frame(shared, planned, version, wait, charge.bytes(), asked.may_follow)?;
     let parked_until = shared.client.clock.now() + wait;
     let answer = connection.call(frame);
@@ -143,21 +143,13 @@ async fn fetch(
             () = room => {}
         }
     };
-    let reply =
-        answered.map_err(RequestError::from).and_then(|reply| read(&connection, reply.api_version, reply.body, charge));
-    match reply {
-        Ok(reply) => {
-            match session.handle_response(reply.error_code, reply.session_id) {
-                Ok(()) => Ok(reply),
-                // The broker has dropped our session: nothing is wrong, the next fetch opens another.
-                Err(error) if is_of_session(error) => Ok(FetchReply::default()),
-                Err(error) => Err(RequestError::broker(format!("fetch from broker {node}"), error, None)),
-            }
-        }
-        Err(error) => {
-            session.handle_failure();
-            Err(error)
-        }
+    let reply = answered?;
+    let reply = read(&connection, reply.api_version, reply.body, charge)?;
+    match session.handle_response(reply.error_code, reply.session_id) {
+        Ok(()) => Ok(reply),
+        // The broker has dropped our session: nothing is wrong, the next fetch opens another.
+        Err(error) if is_of_session(error) => Ok(FetchReply::default()),
+        Err(error) => Err(RequestError::broker(format!("fetch from broker {node}"), error, None)),
     }
 }
 
@@ -183,33 +175,36 @@ fn begin_one_aside(shared: &Arc<Shared>, node: i32, kind: Kind, wait: Duration) 
     if !shared.state().asides.insert((node, kind)) {
         return;
     }
-    let Plan::Fetch(asked, charge) = shared.plan(node, kind) else {
+    let Plan::Fetch(asked, charge) = shared.plan(node, kind, false) else {
         shared.state().asides.remove(&(node, kind));
         return;
     };
     let task = {
         let shared = Arc::clone(shared);
-        async move { aside(shared, node, kind, asked, charge, wait).await }
+        async move { aside(shared, asked, charge, wait).await }
     };
     if shared.client.tasks.spawn("fetch aside", task).is_err() {
         shared.end();
     }
 }
 
-async fn aside(shared: Arc<Shared>, node: i32, kind: Kind, asked: Asked, mut charge: Charge, wait: Duration) {
+async fn aside(shared: Arc<Shared>, asked: Asked, mut charge: Charge, wait: Duration) {
+    let (node, kind) = (asked.node, asked.kind);
     let outcome = tokio::select! {
         biased;
-        outcome = fetch_aside(&shared, node, kind, &asked, &mut charge, wait) => outcome,
+        outcome = fetch_aside(&shared, &asked, &mut charge, wait) => outcome,
         () = shared.ended() => return,
     };
     match outcome {
-        Ok(reply) => shared.take_in(node, kind, asked, reply, charge),
+        Ok(reply) => shared.take_in(asked, reply, charge),
         Err(error) => {
             tracing::debug!(node, %error, "fetch aside failed");
             let again = shared.client.clock.now() + shared.client.config.retry_backoff;
             let mut state = shared.state();
             state.forget_asked(&asked);
-            state.not_before.extend(asked.targets.into_keys().map(|partition| (partition, again)));
+            for (partition, _) in &asked.send {
+                state.delay(partition, again);
+            }
         }
     }
     shared.state().asides.remove(&(node, kind));
@@ -218,24 +213,21 @@ async fn aside(shared: Arc<Shared>, node: i32, kind: Kind, asked: Asked, mut cha
 
 async fn fetch_aside(
     shared: &Shared,
-    node: i32,
-    kind: Kind,
     asked: &Asked,
     charge: &mut Charge,
     limit: Duration,
 ) -> Result<FetchReply, RequestError> {
-    let number = if kind == Kind::Quick { shared.connections.aside } else { shared.connections.parked };
-    let connection = shared.client.pool.get(&Broker::Node(node), Purpose::Own(number)).await?;
+    let number = if asked.kind == Kind::Quick { shared.connections.aside } else { shared.connections.parked };
+    let connection = shared.client.pool.get(&Broker::Node(asked.node), Purpose::Own(number)).await?;
     shared.remember(&connection);
-    let version = version_for(&connection, &asked.targets)?;
-    let send = asked.targets.iter().map(|(partition, target)| (partition.clone(), *target)).collect();
-    let planned = SessionFetch { epoch: FINAL_EPOCH, send, ..SessionFetch::default() };
+    let version = version_for(&connection, asked.have_ids)?;
+    let planned = SessionFetch { epoch: FINAL_EPOCH, send: asked.send.clone(), ..SessionFetch::default() };
     let frame = frame(shared, planned, version, limit, charge.bytes(), asked.may_follow)?;
     let reply = connection.call(frame).await?;
     let reply = read(&connection, reply.api_version, reply.body, charge)?;
     match reply.error_code {
         ErrorCode::NONE => Ok(reply),
-        error => Err(RequestError::broker(format!("fetch from broker {node}"), error, None)),
+        error => Err(RequestError::broker(format!("fetch from broker {}", asked.node), error, None)),
     }
 }
 
@@ -257,9 +249,8 @@ fn read(
 }
 
 /// The highest version both speak; by topic name unless the id of every topic is known.
-fn version_for(connection: &Connection, targets: &BTreeMap<TopicPartition, FetchTarget>) -> Result<i16, RequestError> {
-    let by_id = targets.values().all(|target| !target.topic_id.is_zero());
-    let cap = if by_id { milena_protocol::fetch::VERSIONS.max } else { 12 };
+fn version_for(connection: &Connection, have_ids: bool) -> Result<i16, RequestError> {
+    let cap = if have_ids { milena_protocol::fetch::VERSIONS.max } else { 12 };
     connection.versions().highest_up_to(ApiKey::Fetch, cap).ok_or_else(|| RequestError::UnsupportedVersion {
         address: connection.address().to_string(),
         api: ApiKey::Fetch.name(),
@@ -275,6 +266,11 @@ fn frame(
     may_follow: bool,
 ) -> Result<RequestFrame, RequestError> {
     let by_id = version >= 13;
+    let mut forget = planned.forget;
+    if !by_id {
+        // By name a topic that was created anew is the same, and brokers forget last.
+        forget.retain(|(gone, _)| !planned.send.iter().any(|(partition, _)| partition == gone));
+    }
     let mut topics: Vec<FetchTopic> = Vec::new();
     // The session's own order keeps the partitions of one topic together.
     for (partition, target) in planned.send {
@@ -299,8 +295,7 @@ fn frame(
             ..FetchPartition::default()
         });
     }
-    let forgotten_topics_data = planned
-        .forget
+    let forgotten_topics_data = forget
         .into_iter()
         .map(|(partition, topic_id)| ForgottenTopic {
             topic: if by_id { "".into() } else { (&*partition.topic).into() },

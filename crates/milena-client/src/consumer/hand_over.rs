@@ -207,7 +207,7 @@ impl Shared {
                 }
                 // It is fetched again all the same, but not in a tight loop.
                 let again = self.client.clock.now() + Duration::from_secs(1);
-                state.not_before.insert(partition.clone(), again);
+                state.delay(&partition, again);
                 Some(Err(ConsumeError::Corrupt { partition, offset, source: Arc::new(source) }))
             }
             Step::Set(checked) => {
@@ -245,6 +245,9 @@ impl State {
     fn put_back(&mut self, partition: &TopicPartition, version: u64, rest: Option<Fetched>) {
         if let Some(buffer) = self.buffers.get_mut(partition) {
             buffer.put_back(version, rest);
+            if buffer.is_empty() {
+                self.buffers.remove(partition);
+            }
         }
         self.make_ready(partition);
     }

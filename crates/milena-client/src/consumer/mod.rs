@@ -114,9 +114,10 @@ impl Consumer {
         for partition in held.iter().filter(|partition| !wanted.contains_key(*partition)) {
             state.give_up(partition);
         }
+        let is_held = |partition: &TopicPartition| state.positions.get(partition).is_some();
         let fresh: Vec<(TopicPartition, Start)> = wanted
             .into_iter()
-            .filter(|(partition, start)| !(held.contains(partition) && *start == Start::Committed))
+            .filter(|(partition, start)| !(*start == Start::Committed && is_held(partition)))
             .collect();
         state.assign(fresh);
         state.subscription = Subscription::Assigned;

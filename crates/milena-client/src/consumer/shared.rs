@@ -68,11 +68,12 @@ pub(super) struct Connections {
 /// All behind the lock.
 pub(super) struct State {
     pub(super) positions: Positions,
+    /// None that is empty: idle partitions have none.
     pub(super) buffers: BTreeMap<TopicPartition, Buffer>,
     /// Partitions with something to hand over, in turn.
     pub(super) ready: VecDeque<TopicPartition>,
     pub(super) events: VecDeque<Result<ConsumerEvent, ConsumeError>>,
-    /// Partitions in a fetch under way, by the version it was asked for.
+    /// Partitions in a fetch aside that is under way, by the version it was asked for.
     pub(super) asked: BTreeMap<TopicPartition, u64>,
     /// Partitions not to be fetched again before then.
     pub(super) not_before: BTreeMap<TopicPartition, Instant>,
@@ -263,6 +264,12 @@ impl State {
             self.positions.assign(partition, epoch, start);
         }
         epoch
+    }
+
+    /// The partition is not fetched before then.
+    pub(super) fn delay(&mut self, partition: &TopicPartition, until: Instant) {
+        self.not_before.insert(partition.clone(), until);
+        self.positions.mark(partition);
     }
 
     /// Stops holding a partition.

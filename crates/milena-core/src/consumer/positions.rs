@@ -6,15 +6,15 @@
 //! the next to ask the broker for and runs ahead of it. Every change of course bumps the partition's `version`, and an
 //! answer that carries an older one is void.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{AssignmentEpoch, TopicPartition};
 
+mod index;
 mod truncation;
 
+pub use self::index::Slot;
+use self::index::{Index, Member};
 pub use self::truncation::{Divergence, LogTruncation};
 
 /// `auto.offset.reset`: where to begin without a committed offset, or when the broker no longer has the position.
@@ -95,20 +95,25 @@ pub struct Position {
     pub paused: bool,
     /// Leader and its epoch, as metadata has them.
     pub leader: Option<(i32, i32)>,
-    /// Offset behind the last committed record, `None` until there is one.
-    pub high_watermark: Option<i64>,
-    /// Offset of the first record of an open transaction, or the high watermark.
-    pub last_stable_offset: Option<i64>,
-    /// Offset of the oldest record.
-    pub log_start_offset: Option<i64>,
+    /// -1 until there is one, as for the next.
+    high_watermark: i64,
+    last_stable_offset: i64,
     unresolved: Option<Unresolved>,
     position: EpochOffset,
     fetch_offset: EpochOffset,
-    not_before: Option<Instant>,
     asking: bool,
     held_back: bool,
     /// The leader changed since the last record was fetched, and was not asked about it yet.
     unvalidated: bool,
+    member: Option<Member>,
+    times: Option<Box<Times>>,
+}
+
+/// What few partitions have, and no idle one pays for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Times {
+    /// The question is not put before.
+    not_before: Option<Instant>,
     /// The replica that the leader named to read from, and until when.
     preferred: Option<(i32, Instant)>,
     /// A replica failed: until then the leader is not asked for another.
@@ -139,7 +144,7 @@ pub struct NoOffset {
 /// All assigned partitions.
 #[derive(Debug, Default)]
 pub struct Positions {
-    partitions: BTreeMap<TopicPartition, Position>,
+    held: Index,
     reset: OffsetReset,
     versions: u64,
 }
@@ -147,7 +152,7 @@ pub struct Positions {
 impl Positions {
     /// No partitions yet.
     pub fn new(reset: OffsetReset) -> Self {
-        Self { partitions: BTreeMap::new(), reset, versions: 0 }
+        Self { held: Index::default(), reset, versions: 0 }
     }
 
     fn next_version(&mut self) -> u64 {
@@ -163,157 +168,160 @@ impl Positions {
             version,
             paused: false,
             leader: None,
-            high_watermark: None,
-            last_stable_offset: None,
-            log_start_offset: None,
+            high_watermark: -1,
+            last_stable_offset: -1,
             unresolved: None,
             position: EpochOffset::unknown(-1),
             fetch_offset: EpochOffset::unknown(-1),
-            not_before: None,
             asking: false,
             held_back: false,
             unvalidated: false,
-            preferred: None,
-            leader_only: None,
+            member: None,
+            times: None,
         };
         position.start_at(start);
-        self.partitions.insert(partition, position);
+        self.held.insert(partition, position);
     }
 
     /// Stops holding it; what is under way for it is void.
     pub fn remove(&mut self, partition: &TopicPartition) -> Option<Position> {
-        self.partitions.remove(partition)
+        self.held.remove(partition)
     }
 
     /// The partition, if held.
     pub fn get(&self, partition: &TopicPartition) -> Option<&Position> {
-        self.partitions.get(partition)
+        self.held.get(partition)
     }
 
     /// The partition, if held and nothing changed its course since `version`.
     pub fn current(&self, partition: &TopicPartition, version: u64) -> Option<&Position> {
-        self.partitions.get(partition).filter(|position| position.version == version)
+        self.held.get(partition).filter(|position| position.version == version)
     }
 
-    fn current_mut(&mut self, partition: &TopicPartition, version: u64) -> Option<&mut Position> {
-        self.partitions.get_mut(partition).filter(|position| position.version == version)
+    /// Changes the partition, if nothing changed its course since `version`.
+    fn update<R>(
+        &mut self,
+        partition: &TopicPartition,
+        version: u64,
+        change: impl FnOnce(&mut Position) -> R,
+    ) -> Option<R> {
+        self.current(partition, version)?;
+        self.update_held(partition, change)
+    }
+
+    fn update_held<R>(&mut self, partition: &TopicPartition, change: impl FnOnce(&mut Position) -> R) -> Option<R> {
+        let slot = self.held.slot(partition)?;
+        self.held.update(slot, change)
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 
     /// All partitions held, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &Position)> {
-        self.partitions.iter()
+        self.held.iter()
     }
 
     /// Whether the partition is held in the very spell `epoch`.
     pub fn holds(&self, partition: &TopicPartition, epoch: AssignmentEpoch) -> bool {
-        self.partitions.get(partition).is_some_and(|position| position.epoch == epoch)
+        self.held.get(partition).is_some_and(|position| position.epoch == epoch)
     }
 
     /// Changes the course of a held partition; says whether it is held.
     pub fn seek(&mut self, partition: &TopicPartition, to: Start) -> bool {
         let version = self.next_version();
-        let Some(position) = self.partitions.get_mut(partition) else { return false };
-        position.version = version;
-        position.start_at(to);
-        true
+        let sought = self.update_held(partition, |position| {
+            position.version = version;
+            position.start_at(to);
+        });
+        sought.is_some()
     }
 
     /// Pauses or resumes; says whether the partition is held. Nothing under way becomes void.
     pub fn set_paused(&mut self, partition: &TopicPartition, paused: bool) -> bool {
-        let Some(position) = self.partitions.get_mut(partition) else { return false };
-        position.paused = paused;
-        true
+        self.update_held(partition, |position| position.paused = paused).is_some()
     }
 
     /// The partition is being revoked: no more of it is fetched or handed over, but it is held until it is removed.
     pub fn hold_back(&mut self, partition: &TopicPartition) {
-        if let Some(position) = self.partitions.get_mut(partition) {
-            position.held_back = true;
-        }
+        self.update_held(partition, |position| position.held_back = true);
     }
 
     /// Takes over what metadata says of the leader: node and epoch. Another one is asked whether it has what was read, and
     /// which replica to read from.
     pub fn set_leader(&mut self, partition: &TopicPartition, leader: Option<(i32, i32)>) {
-        if let Some(position) = self.partitions.get_mut(partition)
-            && position.leader != leader
-        {
-            position.leader = leader;
-            position.preferred = None;
-            position.leader_only = None;
-            position.revalidate();
+        if self.get(partition).is_none_or(|position| position.leader == leader) {
+            return;
         }
+        self.update_held(partition, |position| {
+            position.leader = leader;
+            position.set_preferred(None);
+            position.set_leader_only(None);
+            position.revalidate();
+        });
     }
 
     /// The leader named a replica to read from, for so long.
     pub fn prefer(&mut self, partition: &TopicPartition, version: u64, node: i32, until: Instant) {
-        if let Some(position) = self.current_mut(partition, version) {
-            position.preferred = position.leader.filter(|(leader, _)| *leader != node).map(|_| (node, until));
-        }
+        self.update(partition, version, |position| {
+            let is_other = position.leader.is_some_and(|(leader, _)| leader != node);
+            position.set_preferred(is_other.then_some((node, until)));
+        });
     }
 
     /// The replica could not be read from: back to the leader, and no other replica before `until`. Says whether it was one.
     pub fn give_up_replica(&mut self, partition: &TopicPartition, node: i32, until: Instant) -> bool {
-        let position = self.partitions.get_mut(partition);
-        let Some(position) = position.filter(|held| held.preferred.is_some_and(|(replica, _)| replica == node)) else {
+        let preferred = self.get(partition).and_then(Position::preferred);
+        if preferred.is_none_or(|(replica, _)| replica != node) {
             return false;
-        };
-        position.preferred = None;
-        position.leader_only = Some(until);
-        true
+        }
+        let given_up = self.update_held(partition, |position| {
+            position.set_preferred(None);
+            position.set_leader_only(Some(until));
+        });
+        given_up.is_some()
     }
 
     /// Ends what was preferred for long enough: the leader is asked anew. Returns whether there was any.
     pub fn expire_replicas(&mut self, now: Instant) -> bool {
-        let mut expired = false;
-        for position in self.partitions.values_mut() {
-            expired |= position.preferred.take_if(|(_, until)| *until <= now).is_some();
-        }
-        expired
+        self.held.take_expired(now)
     }
 
     /// When [`Self::expire_replicas`] will have something to end.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.partitions.values().filter_map(|position| position.preferred).map(|(_, until)| until).min()
-    }
-
-    /// Partitions to be fetched from `node`: held, resolved, not paused, and not in doubt since the leader changed.
-    pub fn fetchable(&self, node: i32) -> impl Iterator<Item = (&TopicPartition, &Position)> {
-        self.partitions.iter().filter(move |(_, position)| {
-            position.is_wanted()
-                && position.unresolved.is_none()
-                && !position.unvalidated
-                && position.read_from() == Some(node)
-        })
+        self.held.next_expiry()
     }
 
     /// Questions to put now, marked as asked until [`Self::handle_offset`], [`Self::handle_committed`] or
     /// [`Self::ask_again`].
     pub fn questions(&mut self, now: Instant) -> Vec<Question> {
-        let mut questions = Vec::new();
-        for (partition, position) in &mut self.partitions {
-            let Some(unresolved) = position.question() else { continue };
-            if position.not_before.is_some_and(|at| now < at) {
-                continue;
-            }
-            position.asking = true;
-            questions.push(Question { partition: partition.clone(), version: position.version, unresolved });
+        let due = self.held.asking().filter(|(_, _, position)| position.not_before().is_none_or(|at| at <= now));
+        let due = due.filter_map(|(slot, partition, position)| {
+            let unresolved = position.question()?;
+            Some((slot, Question { partition: partition.clone(), version: position.version, unresolved }))
+        });
+        let due: Vec<(Slot, Question)> = due.collect();
+        for (slot, _) in &due {
+            self.held.update(*slot, |position| position.asking = true);
         }
+        let mut questions: Vec<Question> = due.into_iter().map(|(_, question)| question).collect();
+        questions.sort_by(|one, other| one.partition.cmp(&other.partition));
         questions
     }
 
     /// When [`Self::questions`] will have more by time alone.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let waiting = self.partitions.values().filter(|position| position.question().is_some());
-        waiting.filter_map(|position| position.not_before).min()
+        self.held.asking().filter_map(|(_, _, position)| position.not_before()).min()
     }
 
     /// No answer: ask again, not before `at`.
     pub fn ask_again(&mut self, partition: &TopicPartition, version: u64, at: Instant) {
-        if let Some(position) = self.current_mut(partition, version) {
+        self.update(partition, version, |position| {
             position.asking = false;
-            position.not_before = Some(at);
-        }
+            position.set_not_before(Some(at));
+        });
     }
 
     /// The group's committed offset, or that there is none; then the policy decides. `wall` is milliseconds since 1970.
@@ -335,9 +343,7 @@ impl Positions {
 
     /// The offset a question was answered with.
     pub fn handle_offset(&mut self, partition: &TopicPartition, version: u64, offset: EpochOffset) {
-        if let Some(position) = self.current_mut(partition, version) {
-            position.settle_at(offset);
-        }
+        self.update(partition, version, |position| position.settle_at(offset));
     }
 
     /// The broker does not have the fetch offset: begin where the policy says.
@@ -354,40 +360,50 @@ impl Positions {
     ) -> Result<(), NoOffset> {
         let policy = self.reset;
         let next = self.next_version();
-        let Some(position) = self.current_mut(partition, version) else { return Ok(()) };
-        position.version = next;
         let timestamp = match policy {
-            OffsetReset::Earliest => EARLIEST,
-            OffsetReset::Latest => LATEST,
-            OffsetReset::ByDuration(age) => wall.saturating_sub(age.as_millis().min(i64::MAX as u128) as i64).max(0),
-            OffsetReset::None => {
-                position.await_seek();
-                return Err(NoOffset { partition: partition.clone(), reason });
+            OffsetReset::Earliest => Some(EARLIEST),
+            OffsetReset::Latest => Some(LATEST),
+            OffsetReset::ByDuration(age) => {
+                Some(wall.saturating_sub(age.as_millis().min(i64::MAX as u128) as i64).max(0))
             }
+            OffsetReset::None => None,
         };
-        position.ask(Unresolved::Timestamp(timestamp));
-        Ok(())
+        let reset = self.update(partition, version, |position| {
+            position.version = next;
+            match timestamp {
+                Some(timestamp) => position.ask(Unresolved::Timestamp(timestamp)),
+                None => position.await_seek(),
+            }
+        });
+        match (reset, timestamp) {
+            (Some(()), None) => Err(NoOffset { partition: partition.clone(), reason }),
+            _ => Ok(()),
+        }
     }
 
     /// The broker's answer reached up to `next`: fetch from there.
     pub fn fetched(&mut self, partition: &TopicPartition, version: u64, next: EpochOffset) {
-        if let Some(position) = self.current_mut(partition, version) {
-            position.fetch_offset = next;
-        }
+        self.update(partition, version, |position| position.fetch_offset = next);
     }
 
-    /// What the broker said of the log.
-    pub fn observe(&mut self, partition: &TopicPartition, version: u64, high_watermark: i64, stable: i64, start: i64) {
-        if let Some(position) = self.current_mut(partition, version) {
-            position.high_watermark = Some(high_watermark).filter(|offset| *offset >= 0).or(position.high_watermark);
-            position.last_stable_offset = Some(stable).filter(|offset| *offset >= 0).or(position.last_stable_offset);
-            position.log_start_offset = Some(start).filter(|offset| *offset >= 0).or(position.log_start_offset);
+    /// The partition, for what decides nothing about fetches.
+    fn aside(&mut self, partition: &TopicPartition, version: u64) -> Option<&mut Position> {
+        self.held.get_mut(partition).filter(|position| position.version == version)
+    }
+
+    /// What the broker said of the log: the offset behind the last committed record, and that of the first record of an
+    /// open transaction.
+    pub fn observe(&mut self, partition: &TopicPartition, version: u64, high_watermark: i64, stable: i64) {
+        if let Some(position) = self.aside(partition, version) {
+            let known = |offset: i64, before| if offset >= 0 { offset } else { before };
+            position.high_watermark = known(high_watermark, position.high_watermark);
+            position.last_stable_offset = known(stable, position.last_stable_offset);
         }
     }
 
     /// Records up to `next` were handed over: the position moves there.
     pub fn handed_over(&mut self, partition: &TopicPartition, version: u64, next: EpochOffset) {
-        if let Some(position) = self.current_mut(partition, version)
+        if let Some(position) = self.aside(partition, version)
             && next.offset > position.position.offset
         {
             position.position = next;
@@ -397,10 +413,10 @@ impl Positions {
     /// What was fetched ahead is no good: fetch from the position again.
     pub fn refetch(&mut self, partition: &TopicPartition, version: u64) {
         let next = self.next_version();
-        if let Some(position) = self.current_mut(partition, version) {
+        self.update(partition, version, |position| {
             position.version = next;
             position.fetch_offset = position.position;
-        }
+        });
     }
 }
 
@@ -418,7 +434,7 @@ impl Position {
     fn settle_at(&mut self, offset: EpochOffset) {
         self.unresolved = None;
         self.asking = false;
-        self.not_before = None;
+        self.set_not_before(None);
         self.position = offset;
         self.fetch_offset = offset;
         self.revalidate();
@@ -442,18 +458,59 @@ impl Position {
         self.unresolved = Some(unresolved);
         self.unvalidated = false;
         self.asking = false;
-        self.not_before = None;
+        self.set_not_before(None);
+    }
+
+    fn set_times(&mut self, set: impl FnOnce(&mut Times)) {
+        let mut times = self.times.take().unwrap_or_default();
+        set(&mut times);
+        self.times = Some(times).filter(|times| **times != Times::default());
+    }
+
+    fn not_before(&self) -> Option<Instant> {
+        self.times.as_ref()?.not_before
+    }
+
+    fn set_not_before(&mut self, at: Option<Instant>) {
+        if self.not_before() != at {
+            self.set_times(|times| times.not_before = at);
+        }
+    }
+
+    fn preferred(&self) -> Option<(i32, Instant)> {
+        self.times.as_ref()?.preferred
+    }
+
+    fn set_preferred(&mut self, preferred: Option<(i32, Instant)>) {
+        if self.preferred() != preferred {
+            self.set_times(|times| times.preferred = preferred);
+        }
+    }
+
+    fn leader_only(&self) -> Option<Instant> {
+        self.times.as_ref()?.leader_only
+    }
+
+    fn set_leader_only(&mut self, until: Option<Instant>) {
+        if self.leader_only() != until {
+            self.set_times(|times| times.leader_only = until);
+        }
     }
 
     /// The node to fetch from: the replica that the leader named, else the leader.
     pub fn read_from(&self) -> Option<i32> {
         let leader = self.leader.map(|(leader, _)| leader)?;
-        Some(self.preferred.map_or(leader, |(replica, _)| replica))
+        Some(self.preferred().map_or(leader, |(replica, _)| replica))
+    }
+
+    /// Whether it may be fetched: wanted, resolved, and not in doubt since the leader changed.
+    pub fn is_fetchable(&self) -> bool {
+        self.is_wanted() && self.unresolved.is_none() && !self.unvalidated
     }
 
     /// Whether the leader may name a replica to read from.
     pub fn may_follow(&self, now: Instant) -> bool {
-        self.leader_only.is_none_or(|until| until <= now)
+        self.leader_only().is_none_or(|until| until <= now)
     }
 
     /// Whether its records may be fetched and handed over: neither paused nor being revoked.
@@ -478,8 +535,8 @@ impl Position {
 
     /// Records between the position and the end that a reader sees; with `read_committed`, the last stable offset.
     pub fn lag(&self, read_committed: bool) -> Option<i64> {
-        let end = if read_committed { self.last_stable_offset } else { self.high_watermark }?;
-        Some((end - self.position()?).max(0))
+        let end = if read_committed { self.last_stable_offset } else { self.high_watermark };
+        (end >= 0).then_some((end - self.position()?).max(0))
     }
 }
 

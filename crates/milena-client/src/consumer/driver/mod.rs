@@ -185,7 +185,7 @@ impl Driver {
     }
 
     fn raise_stake(&mut self) {
-        let holds = self.shared.state().positions.iter().next().is_some()
+        let holds = !self.shared.state().positions.is_empty()
             || self.membership.as_ref().is_some_and(|membership| membership.generation().is_some());
         match (holds, &self.stake) {
             (true, None) => self.stake = Some(self.shared.client.stakes.take()),
@@ -458,9 +458,7 @@ impl Driver {
             if state.closed {
                 return;
             }
-            let nodes: BTreeSet<i32> =
-                state.positions.iter().filter_map(|(_, position)| position.read_from()).collect();
-            let fresh: Vec<i32> = nodes.into_iter().filter(|node| !state.fetching.contains_key(node)).collect();
+            let fresh: Vec<i32> = state.positions.nodes().filter(|node| !state.fetching.contains_key(node)).collect();
             let budget = &self.shared.client.prefetch.budget;
             state.fetching.extend(fresh.iter().map(|node| (*node, budget.open())));
             fresh

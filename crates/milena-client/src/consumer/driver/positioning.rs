@@ -142,11 +142,11 @@ impl Driver {
             }
         };
         let wall = self.shared.client.clock.wall_millis();
+        let answers: BTreeMap<_, _> = answers.into_iter().collect();
         let mut errors = Vec::new();
         let mut state = self.shared.state();
         for question in questions {
-            let answer = answers.iter().find(|(partition, _)| *partition == question.partition);
-            match answer.map(|(_, answer)| answer) {
+            match answers.get(&question.partition) {
                 Some(Ok(committed)) => {
                     let offset = committed.as_ref().map(|committed| EpochOffset {
                         offset: committed.offset,
@@ -185,12 +185,12 @@ impl Driver {
                 Vec::new()
             }
         };
+        let answers: BTreeMap<_, _> = answers.into_iter().collect();
         let mut errors = Vec::new();
         let mut stale = false;
         let mut state = self.shared.state();
         for question in questions {
-            let answer = answers.iter().find(|(partition, _)| *partition == question.partition);
-            match answer.map(|(_, answer)| answer) {
+            match answers.get(&question.partition) {
                 // Nothing is that young: what comes next is. The ends of a log have an offset, and a leader that names
                 // none is asked again.
                 Some(Ok(listed)) if listed.offset < 0 && matches!(question.unresolved, Unresolved::Timestamp(0..)) => {
@@ -241,11 +241,11 @@ impl Driver {
                 (Vec::new(), true)
             }
         };
+        let answers: BTreeMap<_, _> = answers.into_iter().collect();
         let mut stale = false;
         let mut state = self.shared.state();
         for Question { partition, version, unresolved } in questions {
-            let answer = answers.iter().find(|(answered, _)| *answered == partition);
-            match answer.map(|(_, answer)| answer) {
+            match answers.get(&partition) {
                 _ if !can_tell => state.positions.skip_validation(&partition, version),
                 Some(Ok(end)) => {
                     let answered = state.positions.handle_epoch_answer(wall, &partition, version, unresolved, *end);

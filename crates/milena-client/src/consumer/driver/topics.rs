@@ -9,6 +9,7 @@ use milena_core::consumer::TopicPartition;
 use milena_core::group::assignor::TopicRacks;
 use milena_core::group::classic::MemberState;
 use milena_core::metadata::ClusterSnapshot;
+use milena_protocol::Uuid;
 
 use super::{Answer, Driver};
 use crate::consumer::outages::Awaited;
@@ -19,11 +20,11 @@ impl Driver {
     pub(super) fn follow_subscription(&mut self, now: Instant) {
         let (subscribed, subscription) = {
             let state = self.shared.state();
+            if state.subscribed == self.seen.0 {
+                return;
+            }
             (state.subscribed, state.subscription.clone())
         };
-        if subscribed == self.seen.0 {
-            return;
-        }
         self.seen.0 = subscribed;
         let metadata = Arc::clone(&self.shared.client.metadata);
         let matching = matches!(subscription, Subscription::Matching(_));
@@ -114,6 +115,8 @@ impl Driver {
                     let had_one = state.positions.get(&partition).is_some_and(|position| position.leader.is_some());
                     leaderless.extend(missing(&snapshot, &partition, had_one));
                 }
+                let topic_id = snapshot.topic(&partition.topic).map_or(Uuid::ZERO, |topic| topic.id);
+                state.positions.set_topic_id(&partition, topic_id);
                 state.positions.set_leader(&partition, leader.map(|(node, epoch)| (node, epoch.unwrap_or(-1))));
             }
             match &state.subscription {

@@ -1,7 +1,6 @@
 //! Takes answers in: where each partition goes on, and what of the answer is kept for the application. Nothing is decoded
 //! here but the headers of batches.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use milena_core::consumer::TopicPartition;
 use milena_core::consumer::aborted::AbortedFilter;
 use milena_core::consumer::positions::EpochOffset;
 use milena_core::consumer::prefetch::Charge;
-use milena_core::metadata::{BrokerMetadata, LeaderHint};
-use milena_protocol::ErrorCode;
+use milena_core::metadata::{BrokerMetadata, ClusterSnapshot, LeaderHint};
 use milena_protocol::fetch::{FetchReply, FetchedPartition, FetchedTopic};
 use milena_protocol::record::RecordBatches;
+use milena_protocol::{ErrorCode, Uuid};
 
 use super::plan::Asked;
 use super::{Kind, REFUSED};
@@ -28,9 +27,11 @@ const STAY: Duration = Duration::from_secs(5);
 impl Shared {
     /// Takes an answer in. In one step with the end of the request: a fetch that is planned between the two would ask for
     /// the same again.
-    pub(super) fn take_in(self: &Arc<Self>, node: i32, kind: Kind, asked: Asked, reply: FetchReply, charge: Charge) {
-        self.take_hints(&asked, &reply);
-        let names = asked.names();
+    pub(super) fn take_in(self: &Arc<Self>, asked: Asked, reply: FetchReply, charge: Charge) {
+        let (node, kind) = (asked.node, asked.kind);
+        let snapshot = self.client.metadata.snapshot();
+        self.take_hints(&snapshot, &reply);
+        let is_news = !reply.partitions.is_empty() || kind != Kind::Session;
         let charge = Arc::new(charge);
         add(&self.counters.fetches, 1);
         add(&self.counters.fetches_aside, usize::from(kind != Kind::Session));
@@ -39,7 +40,7 @@ impl Shared {
             let mut came = Vec::new();
             let mut state = self.state();
             state.forget_asked(&asked);
-            if state.is_replica(&asked, node) {
+            if state.is_replica(&asked) {
                 add(&self.counters.fetches_from_replicas, 1);
             }
             if kind != Kind::Session {
@@ -47,14 +48,17 @@ impl Shared {
                 state.quiet.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
             }
             for fetched in reply.partitions {
-                let Some(partition) = partition_of(&names, &fetched) else { continue };
-                let Some(version) = asked.versions.get(&partition).copied() else { continue };
                 add(&self.counters.bytes_fetched, fetched.records.len());
+                let current = partition_of(&snapshot, &fetched).and_then(|partition| {
+                    let version = state.asked_version(&asked, &partition)?;
+                    state.positions.current(&partition, version)?;
+                    Some((partition, version))
+                });
                 // Sought, revoked or lost since: void.
-                if state.closed || state.positions.current(&partition, version).is_none() {
+                let Some((partition, version)) = current.filter(|_| !state.closed) else {
                     add(&self.counters.bytes_voided, fetched.records.len());
                     continue;
-                }
+                };
                 if !fetched.records.is_empty() {
                     came.push(partition.clone());
                 }
@@ -66,8 +70,10 @@ impl Shared {
             self.client.metadata.request_refresh();
         }
         came.iter().for_each(|partition| self.send_away(self.state(), partition));
-        self.app.notify_waiters();
-        self.driver.notify_one();
+        if is_news {
+            self.app.notify_waiters();
+            self.driver.notify_one();
+        }
     }
 
     /// Takes one partition's part in; says whether it shows the metadata to be stale.
@@ -92,7 +98,7 @@ impl Shared {
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 if state.buffers.get(&partition).is_some_and(|buffer| !buffer.is_empty()) {
                     // What was fetched before is good and comes first.
-                    state.not_before.insert(partition, now + self.client.config.retry_backoff);
+                    state.delay(&partition, now + self.client.config.retry_backoff);
                     return false;
                 }
                 let wall = self.client.clock.wall_millis();
@@ -107,7 +113,7 @@ impl Shared {
             error => {
                 let refresh = error.is_retriable() || error == ErrorCode::UNKNOWN_TOPIC_ID;
                 let pause = if refresh { self.client.config.retry_backoff } else { REFUSED };
-                state.not_before.insert(partition.clone(), now + pause);
+                state.delay(&partition, now + pause);
                 if !refresh {
                     let source = RequestError::broker(format!("fetch of {partition}"), error, None);
                     state.push(Err(ConsumeError::Partition { partition, source }));
@@ -126,8 +132,8 @@ impl Shared {
         if let Some(replica) = fetched.preferred_read_replica {
             return self.follow(state, &partition, version, replica.0);
         }
-        let (high, stable, start) = (fetched.high_watermark, fetched.last_stable_offset, fetched.log_start_offset);
-        state.positions.observe(&partition, version, high, stable, start);
+        let (high, stable) = (fetched.high_watermark, fetched.last_stable_offset);
+        state.positions.observe(&partition, version, high, stable);
         let batches = RecordBatches::new(fetched.records);
         let Some(from) = state.positions.current(&partition, version).and_then(|position| position.fetch_offset())
         else {
@@ -153,7 +159,7 @@ impl Shared {
             return false;
         }
         if damaged {
-            state.not_before.insert(partition.clone(), now + REFUSED);
+            state.delay(&partition, now + REFUSED);
         }
         state.positions.fetched(&partition, version, next);
         state.quiet.remove(&partition);
@@ -182,7 +188,7 @@ impl Shared {
             return false;
         }
         // Nobody knows where that is: the leader is asked again when metadata may tell.
-        state.not_before.insert(partition.clone(), now + self.client.config.retry_backoff);
+        state.delay(partition, now + self.client.config.retry_backoff);
         true
     }
 
@@ -195,18 +201,20 @@ impl Shared {
     }
 
     /// Passes on what the answer says of leaders (KIP-951), for all of the client to use.
-    fn take_hints(&self, asked: &Asked, reply: &FetchReply) {
+    fn take_hints(&self, snapshot: &ClusterSnapshot, reply: &FetchReply) {
         if reply.partitions.iter().all(|fetched| fetched.current_leader.is_none()) {
             return;
         }
-        let names = asked.names();
         let hints: Vec<LeaderHint> = reply
             .partitions
             .iter()
             .filter_map(|fetched| {
                 let leader = fetched.current_leader.filter(|leader| leader.leader_epoch >= 0)?;
-                let partition = partition_of(&names, fetched)?;
-                let topic_id = asked.targets.get(&partition)?.topic_id;
+                let partition = partition_of(snapshot, fetched)?;
+                let topic_id = match &fetched.topic {
+                    FetchedTopic::Id(id) => *id,
+                    FetchedTopic::Name(name) => snapshot.topic(name).map_or(Uuid::ZERO, |topic| topic.id),
+                };
                 let (node, epoch) = (leader.leader_id.0, leader.leader_epoch);
                 Some(LeaderHint { topic: partition.topic, topic_id, partition: partition.partition, node, epoch })
             })
@@ -224,6 +232,9 @@ impl Shared {
     pub(super) fn give_up_replica(&self, node: i32) -> bool {
         let until = self.client.clock.now() + STAY;
         let mut state = self.state();
+        if !state.positions.is_followed(node) {
+            return false;
+        }
         let read: Vec<TopicPartition> = state.positions.iter().map(|(partition, _)| partition.clone()).collect();
         let mut given_up = false;
         for partition in read {
@@ -239,19 +250,23 @@ impl Shared {
 
 impl State {
     /// Whether the node was asked as a replica of one of these.
-    fn is_replica(&self, asked: &Asked, node: i32) -> bool {
-        asked.versions.keys().any(|partition| {
-            let leader = self.positions.get(partition).and_then(|position| position.leader);
-            leader.is_some_and(|(leader, _)| leader != node)
-        })
+    fn is_replica(&self, asked: &Asked) -> bool {
+        let is_other = |leader: Option<(i32, i32)>| leader.is_some_and(|(leader, _)| leader != asked.node);
+        match asked.kind {
+            Kind::Session => self.positions.is_followed(asked.node),
+            Kind::Quick | Kind::Parked => asked
+                .versions
+                .keys()
+                .any(|partition| is_other(self.positions.get(partition).and_then(|position| position.leader))),
+        }
     }
 }
 
-/// The partition that an answer is about, if it was asked for.
-fn partition_of(names: &BTreeMap<[u8; 16], Arc<str>>, fetched: &FetchedPartition) -> Option<TopicPartition> {
+/// The partition that an answer is about.
+fn partition_of(snapshot: &ClusterSnapshot, fetched: &FetchedPartition) -> Option<TopicPartition> {
     let topic = match &fetched.topic {
         FetchedTopic::Name(name) => Arc::from(&**name),
-        FetchedTopic::Id(id) => Arc::clone(names.get(id.as_bytes())?),
+        FetchedTopic::Id(id) => Arc::clone(&snapshot.topic_by_id(id)?.name),
     };
     Some(TopicPartition::new(topic, fetched.partition))
 }

@@ -9,7 +9,7 @@ use crate::consumer::test_rig::{charge, shared, tp};
 
 fn offsets(plan: &Plan) -> Vec<i64> {
     match plan {
-        Plan::Fetch(asked, _) => asked.targets.values().map(|target| target.offset).collect(),
+        Plan::Fetch(asked, _) => asked.send.iter().map(|(_, target)| target.offset).collect(),
         Plan::Wait(_) | Plan::Leave => Vec::new(),
     }
 }
@@ -37,19 +37,19 @@ async fn request_ends_as_its_answer_is_taken_in_and_no_other_asks_for_the_same()
     shared.state().positions.set_leader(&tp(0), Some((0, 0)));
     let account = shared.client.prefetch.budget.open();
     shared.state().fetching.insert(0, account);
-    let plan = shared.plan(0, Kind::Session);
+    let plan = shared.plan(0, Kind::Session, true);
     assert_eq!(offsets(&plan), [0]);
     let Plan::Fetch(asked, charge) = plan else { panic!("nothing to fetch") };
     for kind in [Kind::Session, Kind::Quick, Kind::Parked] {
-        assert!(offsets(&shared.plan(0, kind)).is_empty(), "asked for already");
+        assert!(offsets(&shared.plan(0, kind, false)).is_empty(), "asked for already");
     }
     let mut batch = BatchEncoder::new(Vec::new(), 0);
     batch.append(0, None, Some(b"one"), &[]).expect("fits");
     let records = batch.seal(Compression::None, None).expect("seals").to_bytes();
     let fetched = fetched(ErrorCode::NONE, records);
     let reply = FetchReply { partitions: vec![fetched], ..FetchReply::default() };
-    shared.take_in(0, Kind::Session, asked, reply, charge);
-    assert_eq!(offsets(&shared.plan(0, Kind::Quick)), [1], "on from what is here, and at once");
+    shared.take_in(asked, reply, charge);
+    assert_eq!(offsets(&shared.plan(0, Kind::Quick, false)), [1], "on from what is here, and at once");
 }
 
 #[tokio::test(start_paused = true)]

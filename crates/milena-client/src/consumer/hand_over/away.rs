@@ -85,7 +85,7 @@ impl Shared {
             None if is_current => {
                 state.discard(partition);
                 state.positions.refetch(partition, version);
-                state.not_before.insert(partition.clone(), self.client.clock.now() + AFTER_PANIC);
+                state.delay(partition, self.client.clock.now() + AFTER_PANIC);
                 self.fetchers.notify_waiters();
             }
             None => state.put_back(partition, version, None),

@@ -63,7 +63,7 @@ fn without_a_policy_the_application_is_told_and_may_seek() {
     let mut positions = assigned(OffsetReset::None, Start::Offset(10));
     let version = version(&positions);
     assert!(positions.handle_out_of_range(0, &tp(), version).is_err());
-    assert!(positions.fetchable(1).next().is_none() && positions.questions(now).is_empty());
+    assert!(positions.fetchable(1) == 0 && positions.questions(now).is_empty());
     positions.seek(&tp(), Start::Beginning);
     assert_eq!(positions.questions(now).len(), 1);
 }
@@ -99,17 +99,17 @@ fn question_that_cannot_be_put_wakes_nobody() {
 #[test]
 fn fetchable_are_those_led_there_resolved_and_not_paused() {
     let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
-    assert_eq!(positions.fetchable(1).count(), 1);
-    assert_eq!(positions.fetchable(2).count(), 0);
+    assert_eq!(positions.fetchable(1), 1);
+    assert_eq!(positions.fetchable(2), 0);
     positions.set_paused(&tp(), true);
-    assert_eq!(positions.fetchable(1).count(), 0);
+    assert_eq!(positions.fetchable(1), 0);
     positions.set_paused(&tp(), false);
     positions.hold_back(&tp());
-    assert_eq!(positions.fetchable(1).count(), 0);
+    assert_eq!(positions.fetchable(1), 0);
     assert!(positions.holds(&tp(), AssignmentEpoch(1)), "held for its last commits");
     let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
     positions.seek(&tp(), Start::End);
-    assert_eq!(positions.fetchable(1).count(), 0);
+    assert_eq!(positions.fetchable(1), 0);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn lag_ends_at_the_last_stable_offset_for_committed_readers() {
     let mut positions = assigned(OffsetReset::Latest, Start::Offset(10));
     let version = version(&positions);
     assert_eq!(positions.get(&tp()).unwrap().lag(false), None);
-    positions.observe(&tp(), version, 100, 60, 0);
+    positions.observe(&tp(), version, 100, 60);
     let position = positions.get(&tp()).unwrap();
     assert_eq!((position.lag(false), position.lag(true)), (Some(90), Some(50)));
 }
@@ -143,7 +143,7 @@ fn in_doubt(reset: OffsetReset) -> (Positions, Question) {
     positions.handed_over(&tp(), version, at(10, 5));
     assert_eq!(positions.questions(Instant::now()), [], "its own leader wrote it");
     positions.set_leader(&tp(), Some((2, 6)));
-    assert_eq!(positions.fetchable(2).count(), 0, "not before the new leader has vouched for it");
+    assert_eq!(positions.fetchable(2), 0, "not before the new leader has vouched for it");
     let question = positions.questions(Instant::now()).pop().unwrap();
     assert_eq!(question.unresolved, Unresolved::EpochEnd { epoch: 5, leader_epoch: 6 });
     (positions, question)
@@ -157,7 +157,7 @@ fn answer(positions: &mut Positions, question: &Question, end: Option<EpochOffse
 fn new_leader_that_has_what_was_read_goes_on_from_there() {
     let (mut positions, question) = in_doubt(OffsetReset::Latest);
     assert_eq!(answer(&mut positions, &question, Some(at(25, 5))), None);
-    let position = positions.fetchable(2).next().unwrap().1;
+    let position = positions.get(&tp()).filter(|_| positions.fetchable(2) == 1).unwrap();
     assert_eq!((position.position(), position.fetch_offset()), (Some(10), Some(at(20, 5))));
     assert_eq!(position.version, question.version, "nothing is void");
 }
@@ -166,7 +166,7 @@ fn new_leader_that_has_what_was_read_goes_on_from_there() {
 fn what_was_fetched_ahead_of_a_truncation_is_fetched_again_and_nobody_is_told() {
     let (mut positions, question) = in_doubt(OffsetReset::None);
     assert_eq!(answer(&mut positions, &question, Some(at(15, 5))), Some(Divergence::Ahead));
-    let position = positions.fetchable(2).next().unwrap().1;
+    let position = positions.get(&tp()).filter(|_| positions.fetchable(2) == 1).unwrap();
     assert_eq!((position.position(), position.fetch_offset()), (Some(10), Some(at(10, 5))));
     assert_ne!(position.version, question.version);
 }
@@ -177,7 +177,7 @@ fn truncation_below_the_position_is_told_and_goes_on_where_the_logs_part() {
     let (mut positions, question) = in_doubt(OffsetReset::Latest);
     let told = answer(&mut positions, &question, Some(at(7, 4)));
     assert_eq!(told, Some(Divergence::Behind(lost(Some(at(7, 4))))));
-    let position = positions.fetchable(2).next().unwrap().1;
+    let position = positions.get(&tp()).filter(|_| positions.fetchable(2) == 1).unwrap();
     assert_eq!((position.position(), position.fetch_offset()), (Some(7), Some(at(7, 4))));
     // Nothing is known of that epoch: the policy decides.
     let (mut positions, question) = in_doubt(OffsetReset::Earliest);
@@ -188,9 +188,9 @@ fn truncation_below_the_position_is_told_and_goes_on_where_the_logs_part() {
         let (mut positions, question) = in_doubt(OffsetReset::None);
         assert_eq!(answer(&mut positions, &question, end), Some(Divergence::Stopped(lost(end))));
         positions.set_leader(&tp(), Some((1, 7)));
-        assert_eq!((positions.fetchable(1).count(), positions.questions(Instant::now())), (0, vec![]));
+        assert_eq!((positions.fetchable(1), positions.questions(Instant::now())), (0, vec![]));
         positions.seek(&tp(), Start::Offset(7));
-        assert_eq!(positions.fetchable(1).count(), 1);
+        assert_eq!(positions.fetchable(1), 1);
     }
 }
 
@@ -202,7 +202,7 @@ fn answer_of_a_leader_that_is_none_any_more_decides_nothing() {
     let again = positions.questions(Instant::now()).pop().unwrap();
     assert_eq!(again.unresolved, Unresolved::EpochEnd { epoch: 5, leader_epoch: 7 });
     assert_eq!(answer(&mut positions, &again, Some(at(20, 5))), None);
-    assert_eq!(positions.fetchable(1).count(), 1);
+    assert_eq!(positions.fetchable(1), 1);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn replica_is_read_from_until_it_expires_fails_or_the_leader_changes() {
     let mut positions = assigned(OffsetReset::Latest, Start::Offset(0));
     prefer(&mut positions, 3);
     assert_eq!((from(&positions), positions.next_expiry()), (Some(3), Some(until)));
-    assert_eq!((positions.fetchable(1).count(), positions.fetchable(3).count()), (0, 1));
+    assert_eq!((positions.fetchable(1), positions.fetchable(3)), (0, 1));
     assert!(!positions.expire_replicas(now) && positions.expire_replicas(until));
     assert_eq!((from(&positions), positions.next_expiry()), (Some(1), None));
     prefer(&mut positions, 3);
@@ -238,4 +238,64 @@ fn replica_is_read_from_until_it_expires_fails_or_the_leader_changes() {
     prefer(&mut positions, 3);
     positions.set_leader(&tp(), Some((2, 6)));
     assert_eq!(from(&positions), Some(2));
+}
+
+/// So many partitions at node 1, all of them in its session.
+fn in_session(partitions: i32) -> Positions {
+    let mut positions = Positions::new(OffsetReset::Latest);
+    for partition in 0..partitions {
+        let partition = TopicPartition::new("orders", partition);
+        positions.assign(partition.clone(), AssignmentEpoch(1), Start::Offset(0));
+        positions.set_leader(&partition, Some((1, 5)));
+    }
+    enter_all(&mut positions, 1);
+    positions
+}
+
+fn enter_all(positions: &mut Positions, node: i32) {
+    let changed: Vec<Slot> = positions.changed(node).map(|(slot, ..)| slot).collect();
+    changed.into_iter().for_each(|slot| positions.enter_session(slot, milena_protocol::Uuid::ZERO));
+}
+
+fn changed(positions: &Positions, node: i32) -> Vec<i32> {
+    positions.changed(node).map(|(_, partition, _)| partition.partition).collect()
+}
+
+#[test]
+fn only_what_moved_is_looked_at_however_many_are_idle() {
+    let mut positions = in_session(10_000);
+    assert_eq!((positions.members(1), changed(&positions, 1)), (10_000, vec![]));
+    let version = version(&positions);
+    positions.fetched(&tp(), version, EpochOffset::unknown(5));
+    positions.observe(&tp(), version, 5, 5);
+    positions.handed_over(&tp(), version, EpochOffset::unknown(5));
+    assert_eq!(changed(&positions, 1), [0]);
+    assert!(positions.questions(Instant::now()).is_empty() && positions.next_timeout().is_none());
+    enter_all(&mut positions, 1);
+    assert_eq!(changed(&positions, 1), []);
+}
+
+#[test]
+fn partition_that_leaves_a_node_is_forgotten_there_and_one_that_came_back_is_not() {
+    let mut positions = in_session(3);
+    positions.set_leader(&tp(), Some((2, 5)));
+    positions.remove(&TopicPartition::new("orders", 1));
+    assert_eq!((positions.members(1), positions.fetchable(1), changed(&positions, 2)), (1, 1, vec![0]));
+    positions.set_leader(&tp(), Some((1, 5)));
+    enter_all(&mut positions, 1);
+    let gone: Vec<i32> = positions.take_gone(1).into_iter().map(|(partition, _)| partition.partition).collect();
+    assert_eq!((gone, positions.members(1)), (vec![1], 2));
+    assert!(!positions.is_read(2) && positions.nodes().eq([1]));
+}
+
+#[test]
+fn paused_member_leaves_the_session_and_comes_back() {
+    let mut positions = in_session(2);
+    positions.set_paused(&tp(), true);
+    let slot = positions.changed(1).next().unwrap().0;
+    positions.leave_session(slot);
+    assert_eq!((positions.members(1), changed(&positions, 1)), (1, vec![]));
+    assert_eq!(positions.take_gone(1).len(), 1);
+    positions.set_paused(&tp(), false);
+    assert_eq!(changed(&positions, 1), [0]);
 }

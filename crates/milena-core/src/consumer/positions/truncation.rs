@@ -46,34 +46,45 @@ impl Positions {
     ) -> Option<Divergence> {
         let policy = self.reset;
         let next = self.next_version();
-        let position = self.current_mut(partition, version)?;
-        position.unvalidated = false;
-        position.asking = false;
+        let position = self.current(partition, version)?;
+        let (fetch_offset, position) = (position.fetch_offset, position.position);
+        self.update(partition, version, |position| {
+            position.unvalidated = false;
+            position.asking = false;
+        });
         match end {
-            Some(end) if end.offset >= position.fetch_offset.offset => {
+            Some(end) if end.offset >= fetch_offset.offset => {
                 // Written by an older leader than we knew: what comes next is compared with that.
-                position.fetch_offset.epoch = position.fetch_offset.epoch.min(end.epoch);
+                self.update(partition, version, |position| {
+                    position.fetch_offset.epoch = position.fetch_offset.epoch.min(end.epoch);
+                });
                 return None;
             }
-            Some(end) if end.offset >= position.position.offset => {
-                position.position.epoch = position.position.epoch.min(end.epoch);
-                position.version = next;
-                position.fetch_offset = position.position;
+            Some(end) if end.offset >= position.offset => {
+                self.update(partition, version, |position| {
+                    position.position.epoch = position.position.epoch.min(end.epoch);
+                    position.version = next;
+                    position.fetch_offset = position.position;
+                });
                 return Some(Divergence::Ahead);
             }
             _ => {}
         }
-        let lost = LogTruncation { partition: partition.clone(), position: position.position, diverged: end };
+        let lost = LogTruncation { partition: partition.clone(), position, diverged: end };
         match (policy, end) {
             (OffsetReset::None, _) => {
-                position.version = next;
-                position.await_seek();
+                self.update(partition, version, |position| {
+                    position.version = next;
+                    position.await_seek();
+                });
                 return Some(Divergence::Stopped(lost));
             }
             (_, Some(end)) => {
-                position.version = next;
-                position.position = end;
-                position.fetch_offset = end;
+                self.update(partition, version, |position| {
+                    position.version = next;
+                    position.position = end;
+                    position.fetch_offset = end;
+                });
             }
             // As Java: nothing is known of the log that was read.
             (_, None) => drop(self.reset(wall, partition, version, "its log was truncated")),
@@ -91,9 +102,8 @@ impl Positions {
         asked: Unresolved,
         end: Option<EpochOffset>,
     ) -> Option<Divergence> {
-        let position = self.current_mut(partition, version)?;
-        if position.doubt() != Some(asked) {
-            position.asking = false;
+        if self.current(partition, version)?.doubt() != Some(asked) {
+            self.update(partition, version, |position| position.asking = false);
             return None;
         }
         self.handle_epoch_end(wall, partition, version, end)
@@ -101,10 +111,10 @@ impl Positions {
 
     /// The leader can't say where epochs end (before Kafka 2.3): nothing is in doubt.
     pub fn skip_validation(&mut self, partition: &TopicPartition, version: u64) {
-        if let Some(position) = self.current_mut(partition, version) {
+        self.update(partition, version, |position| {
             position.unvalidated = false;
             position.asking = false;
-        }
+        });
     }
 }
 
