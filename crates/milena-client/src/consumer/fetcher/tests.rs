@@ -64,3 +64,33 @@ async fn refusals_do_not_pile_up_while_nobody_asks_for_events() {
     }
     assert_eq!(shared.state().events.len(), 100);
 }
+
+/// What one turn allocates: an answer about one partition is taken in, and the next fetch planned.
+async fn turn_beside(idle: i32) -> (u64, u64) {
+    let (shared, _client) = shared(ConsumerConfig::default()).await;
+    shared.state().assign((0..=idle).map(|partition| (tp(partition), Start::Offset(0))));
+    for partition in 0..=idle {
+        shared.state().positions.set_leader(&tp(partition), Some((0, 0)));
+    }
+    let account = shared.client.prefetch.budget.open();
+    shared.state().fetching.insert(0, account);
+    let Plan::Fetch(asked, charge) = shared.plan(0, Kind::Session, true) else { panic!("nothing to fetch") };
+    assert_eq!(asked.send.len() as i32, idle + 1, "a session is opened with everything");
+    let mut batch = BatchEncoder::new(Vec::new(), 0);
+    batch.append(0, None, Some(b"one"), &[]).expect("fits");
+    let records = batch.seal(Compression::None, None).expect("seals").to_bytes();
+    let reply = FetchReply { partitions: vec![fetched(ErrorCode::NONE, records)], ..FetchReply::default() };
+    let mut named = 0;
+    let turn = allocation_counter::measure(|| {
+        shared.take_in(asked, reply, charge);
+        let Plan::Fetch(asked, _) = shared.plan(0, Kind::Session, false) else { panic!("nothing to fetch") };
+        named = asked.send.len() + asked.forget.len();
+    });
+    assert_eq!(named, 1, "of the busy one alone the session is told");
+    (turn.count_total, turn.bytes_total)
+}
+
+#[tokio::test(start_paused = true)]
+async fn turn_of_a_busy_partition_costs_the_same_beside_idle_ones() {
+    assert_eq!(turn_beside(1).await, turn_beside(5_000).await);
+}
