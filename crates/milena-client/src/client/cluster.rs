@@ -76,8 +76,8 @@ impl Topic {
         let partition = |partition: &milena_core::metadata::PartitionMetadata| Partition {
             index: partition.index,
             leader: partition.leader,
-            replicas: partition.replicas.clone(),
-            isr: partition.isr.clone(),
+            replicas: partition.replicas.to_vec(),
+            isr: partition.isr.to_vec(),
         };
         Self { name: topic.name.to_string(), partitions: topic.partitions.iter().map(partition).collect() }
     }

@@ -96,8 +96,9 @@ impl MetadataKeeper {
 
     /// As [`Self::want`], until a matching [`Self::unpin`].
     pub(crate) fn pin(&self, topic: &str) {
-        self.machine().pin(self.clock.now(), topic);
-        self.wake.notify_one();
+        if self.machine().pin(self.clock.now(), topic) {
+            self.wake.notify_one();
+        }
     }
 
     /// Takes one [`Self::pin`] back.

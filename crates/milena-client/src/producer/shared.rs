@@ -53,9 +53,8 @@ pub(super) struct Shared {
     /// Partitions with anything open or queued.
     pub(super) active_partitions: AtomicUsize,
     topics: DashMap<Arc<str>, Arc<Topic>, BuildHasherDefault<NameHasher>>,
-    /// The same, in the order of their first use: what is done for all is done in an order that repeats itself.
-    /// Whoever changes a topic's partitions holds it.
-    in_order: Mutex<Vec<Arc<Topic>>>,
+    /// The same, in an order that repeats itself. Whoever changes a topic's partitions holds it.
+    in_order: Mutex<InOrder>,
     nodes: Mutex<BTreeMap<i32, Arc<Node>>>,
     identity: Mutex<Whoami>,
     timers: Mutex<Timers>,
@@ -68,6 +67,14 @@ pub(super) struct Shared {
     pub(super) ending: AtomicBool,
     /// How many batches a partition that is spread has open: few enough to fill, and enough that two tasks seldom meet.
     pub(super) shares: usize,
+}
+
+#[derive(Default)]
+struct InOrder {
+    /// By first use: what is done for all is done in this order.
+    topics: Vec<Arc<Topic>>,
+    /// What all of them were brought up to date with.
+    seen: Arc<ClusterSnapshot>,
 }
 
 #[derive(Default)]
@@ -165,25 +172,28 @@ impl Shared {
     }
 
     pub(super) fn topics(&self) -> Vec<Arc<Topic>> {
-        lock(&self.in_order).clone()
+        lock(&self.in_order).topics.clone()
     }
 
     /// The topic of `metadata`, made if it is new.
     pub(super) fn resolved(self: &Arc<Self>, metadata: &TopicMetadata) -> Arc<Topic> {
         let mut in_order = lock(&self.in_order);
+        let snapshot = self.client.metadata.snapshot();
         if let Some(topic) = self.topic(&metadata.name) {
             // Whoever waits for its partitions must find them now, or would ask again without a pause.
             if topic.partitions().present().is_empty() {
-                self.update_topic(&topic, &self.client.metadata.snapshot());
+                self.update_topic(&topic, &snapshot);
             }
             return topic;
         }
         let rng = lock(&self.rng).fork();
         let topic = Arc::new(Topic::new(Arc::clone(&metadata.name), Arc::clone(self.settings(&metadata.name)), rng));
         self.client.metadata.pin(&metadata.name);
-        self.update_topic(&topic, &self.client.metadata.snapshot());
+        // With what all others have seen too, or a change between that and this would be none to it later.
+        self.catch_up(&mut in_order, &snapshot);
+        self.update_topic(&topic, &snapshot);
         self.topics.insert(Arc::clone(&topic.name), Arc::clone(&topic));
-        in_order.push(Arc::clone(&topic));
+        in_order.topics.push(Arc::clone(&topic));
         self.need_identity();
         topic
     }
@@ -192,11 +202,8 @@ impl Shared {
     pub(super) fn update_leaders(self: &Arc<Self>) {
         {
             // Held, so that nobody who resolves a topic updates it at the same time: one partition must not become two.
-            let in_order = lock(&self.in_order);
-            let snapshot = self.client.metadata.snapshot();
-            for topic in in_order.iter() {
-                self.update_topic(topic, &snapshot);
-            }
+            let mut in_order = lock(&self.in_order);
+            self.catch_up(&mut in_order, &self.client.metadata.snapshot());
         }
         // What lies ready for a broker that is not reached may have another leader now.
         let nodes: Vec<_> = lock(&self.nodes).values().cloned().collect();
@@ -210,6 +217,25 @@ impl Shared {
         for node in nodes {
             self.pump(node);
         }
+    }
+
+    /// Updates the topics that are others in `snapshot`, and no others: thousands may be idle. Whoever has something to
+    /// send then is listed; the driver, which is told of each snapshot, pumps.
+    fn catch_up(&self, in_order: &mut InOrder, snapshot: &Arc<ClusterSnapshot>) {
+        if Arc::ptr_eq(&in_order.seen, snapshot) {
+            return;
+        }
+        if snapshot.has_brokers_of(&in_order.seen) {
+            for metadata in snapshot.topics_since(&in_order.seen) {
+                if let Some(topic) = self.topic(&metadata.name) {
+                    self.update_topic(&topic, snapshot);
+                }
+            }
+        } else {
+            // A leader counts while its address is known: any partition may have lost or gained one.
+            in_order.topics.iter().for_each(|topic| self.update_topic(topic, snapshot));
+        }
+        in_order.seen = Arc::clone(snapshot);
     }
 
     fn update_topic(&self, topic: &Topic, snapshot: &ClusterSnapshot) {

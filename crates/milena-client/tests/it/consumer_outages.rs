@@ -12,8 +12,9 @@ use tokio::time::{Instant, timeout};
 use crate::consumer_group::{assigned, revoked, subscribe};
 use crate::consumer_rig::{LIMIT, Rig, assert_quiet, next, read, tp, values};
 
-/// `default.api.timeout.ms` of these clients, after the first heartbeat that fails.
-const TOLD: Duration = Duration::from_secs(64);
+/// `default.api.timeout.ms` of these clients, after the first heartbeat that fails, and what a retry backoff adds: with some
+/// seeds more than a second.
+const TOLD: Duration = Duration::from_secs(66);
 
 async fn told(consumer: &Consumer) -> (Outage, String) {
     match timeout(LIMIT, consumer.next()).await.expect("within the limit") {
@@ -113,6 +114,8 @@ async fn broker_that_is_back_in_time_is_no_news() {
         rig.broker.start_node(0).await.unwrap();
         rig.produce("t", 0, 0..10).await;
         assert!(matches!(next(&consumer).await, ConsumerEvent::Records(_)));
+        // The coordinator is found again after its own backoff: a node that stops before is one that was never back.
+        assert_quiet(&consumer, Duration::from_secs(5)).await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! that [`Metadata::poll_query`] yields, reports how it went, and sleeps until [`Metadata::next_timeout`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use milena_protocol::messages::metadata_response::MetadataResponseTopic;
 use milena_protocol::{ErrorCode, Uuid};
 
 use super::merge::{self, SeenEpochs};
-use super::snapshot::{BrokerMetadata, ClusterSnapshot, PartitionMetadata};
+use super::snapshot::{BrokerMetadata, ClusterSnapshot, PartitionMetadata, TopicMetadata};
 use crate::retry::Backoff;
 
 /// How metadata is kept fresh.
@@ -81,21 +82,37 @@ pub struct Metadata {
     config: MetadataConfig,
     snapshot: Arc<ClusterSnapshot>,
     wanted: BTreeMap<Arc<str>, Wanted>,
+    // Of those wanted, the ones that were never asked for. No backoff applies to them, since nothing has failed.
+    new: BTreeSet<Arc<str>>,
+    // Of those wanted, the ones about which the last answer left something open.
+    open: BTreeSet<Arc<str>>,
     // How many want all topics of the cluster.
     want_all: usize,
     seen: BTreeMap<Arc<str>, SeenEpochs>,
     unreachable: BTreeSet<i32>,
-    in_flight: bool,
-    // Something asked for a refresh, or the last one left something open.
+    in_flight: Option<Asked>,
+    // Something asked for a refresh of everything, or the last one failed.
     stale: bool,
-    // Something new is wanted: no backoff applies, since nothing has failed.
+    // No backoff applies to it.
     urgent: bool,
+    // When everything was asked for last, and there was an answer.
     last_answer: Option<Instant>,
     // Rebootstrapping is due so long after this.
     silent_since: Instant,
     not_before: Instant,
     // Refreshes in a row that failed or left something open.
     attempts: u32,
+}
+
+/// What the query in flight is about.
+#[derive(Debug)]
+enum Asked {
+    /// All of the cluster.
+    All,
+    /// All that was wanted.
+    Wanted,
+    /// What was new, and what was open if its backoff was over.
+    Some { topics: Vec<Arc<str>>, with_open: bool },
 }
 
 #[derive(Debug)]
@@ -127,10 +144,12 @@ impl Metadata {
             config,
             snapshot: Arc::default(),
             wanted: BTreeMap::new(),
+            new: BTreeSet::new(),
+            open: BTreeSet::new(),
             want_all: 0,
             seen: BTreeMap::new(),
             unreachable: BTreeSet::new(),
-            in_flight: false,
+            in_flight: None,
             stale: true,
             urgent: true,
             last_answer: None,
@@ -151,18 +170,23 @@ impl Metadata {
             wanted.last_used = now;
             return false;
         }
-        self.wanted.insert(topic.into(), Wanted { last_used: now, pins: 0, missing_since: None });
-        self.stale = true;
-        self.urgent = true;
+        let name = Arc::<str>::from(topic);
+        self.wanted.insert(Arc::clone(&name), Wanted { last_used: now, pins: 0, missing_since: None });
+        // Where all topics are asked for, those that are there are known already.
+        let is_known = || self.snapshot.topic(topic).is_some_and(|known| known.error.is_ok());
+        if self.want_all == 0 || !is_known() {
+            self.new.insert(name);
+        }
         true
     }
 
     /// As [`Self::want`], until a matching [`Self::unpin`].
-    pub fn pin(&mut self, now: Instant, topic: &str) {
-        self.want(now, topic);
+    pub fn pin(&mut self, now: Instant, topic: &str) -> bool {
+        let is_new = self.want(now, topic);
         if let Some(wanted) = self.wanted.get_mut(topic) {
             wanted.pins += 1;
         }
+        is_new
     }
 
     /// Takes one [`Self::pin`] back.
@@ -198,32 +222,66 @@ impl Metadata {
 
     /// Whether a refresh is under way or owed.
     pub fn is_refreshing(&self) -> bool {
-        self.in_flight || self.stale
+        self.in_flight.is_some() || self.stale || !self.new.is_empty() || !self.open.is_empty()
     }
 
-    /// The query to send now, if one is due. Report its end by one of the `handle_` methods.
+    /// The query to send now, if one is due. Report its end by one of the `handle_` methods. Asks for everything only
+    /// when all of it is due: what is new, or was left open, is asked for alone, however much else is wanted.
     pub fn poll_query(&mut self, now: Instant) -> Option<MetadataQuery> {
-        if self.in_flight || self.due(now) > now {
+        if self.in_flight.is_some() || self.due(now) > now {
             return None;
         }
-        self.forget_idle(now);
-        self.in_flight = true;
-        self.stale = false;
-        self.urgent = false;
-        let topics = (self.want_all == 0).then(|| self.wanted.keys().cloned().collect());
+        let with_open = self.not_before <= now;
+        let is_idle = |name: &Arc<str>| self.wanted.get(name).is_none_or(|wanted| self.is_idle(now, wanted));
+        // What nobody wants any more is forgotten with the next refresh of everything.
+        let asked = if self.is_everything_due(now) || (with_open && self.open.iter().any(is_idle)) {
+            self.forget_idle(now);
+            self.stale = false;
+            self.urgent = false;
+            self.new.clear();
+            self.open.clear();
+            if self.want_all > 0 { Asked::All } else { Asked::Wanted }
+        } else {
+            let mut topics = std::mem::take(&mut self.new);
+            if with_open {
+                topics.append(&mut self.open);
+            }
+            Asked::Some { topics: topics.into_iter().collect(), with_open }
+        };
+        let topics = match &asked {
+            Asked::All => None,
+            Asked::Wanted => Some(self.wanted.keys().cloned().collect()),
+            Asked::Some { topics, .. } => Some(topics.clone()),
+        };
+        self.in_flight = Some(asked);
         Some(MetadataQuery { topics, allow_auto_create: self.config.allow_auto_create })
     }
 
     /// When [`Self::poll_query`] will next have something; `None` while a query is in flight.
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
-        (!self.in_flight).then(|| self.due(now))
+        self.in_flight.is_none().then(|| self.due(now))
     }
 
     fn due(&self, now: Instant) -> Instant {
+        let everything = self.everything_due(now);
+        if !self.new.is_empty() {
+            now
+        } else if !self.open.is_empty() {
+            everything.min(self.not_before)
+        } else {
+            everything
+        }
+    }
+
+    fn everything_due(&self, now: Instant) -> Instant {
         if self.stale {
             return if self.urgent { now } else { self.not_before };
         }
         self.last_answer.map_or(now, |at| at + self.config.max_age)
+    }
+
+    fn is_everything_due(&self, now: Instant) -> bool {
+        self.everything_due(now) <= now
     }
 
     /// Takes an answer. Returns whether the snapshot is a new one.
@@ -240,24 +298,29 @@ impl Metadata {
             self.handle_failure(now, rng);
             return Err(error);
         }
-        self.in_flight = false;
+        let asked = self.in_flight.take().unwrap_or(Asked::Wanted);
         self.unreachable.clear();
-        self.last_answer = Some(now);
         self.silent_since = now;
-        let mut next = ClusterSnapshot {
-            generation: self.snapshot.generation,
-            cluster_id: response.cluster_id.as_ref().map(|id| Arc::from(id.as_str())),
-            controller: Some(response.controller_id.0).filter(|node| *node >= 0),
-            brokers: read_brokers(response),
-            ..ClusterSnapshot::default()
-        };
-        if next.cluster_id.is_none() {
-            next.cluster_id = self.snapshot.cluster_id.clone();
+        let mut next = ClusterSnapshot::clone(&self.snapshot);
+        if let Some(id) = &response.cluster_id {
+            next.cluster_id = Some(id.as_str().into());
         }
-        let open = self.merge_topics(now, response, &mut next);
-        next.index_ids();
-        self.schedule(now, open, rng);
-        if next == *self.snapshot {
+        next.controller = Some(response.controller_id.0).filter(|node| *node >= 0);
+        next.brokers = read_brokers(response);
+        let Merged { changed, open } = self.merge_topics(now, &asked, response, &mut next);
+        match asked {
+            // The time of what was open before is set, and that of what is open now too.
+            Asked::Some { with_open: false, .. } if !open || self.not_before > now => {}
+            Asked::Some { .. } => self.schedule(now, open, rng),
+            Asked::All | Asked::Wanted => {
+                self.last_answer = Some(now);
+                self.schedule(now, open, rng);
+            }
+        }
+        let was = &self.snapshot;
+        let same =
+            (&next.cluster_id, next.controller, &next.brokers) == (&was.cluster_id, was.controller, &was.brokers);
+        if same && !changed {
             return Ok(false);
         }
         next.generation += 1;
@@ -282,78 +345,133 @@ impl Metadata {
         }
     }
 
-    /// Fills in the topics of `next`; returns whether some wanted topic is not usable yet.
-    fn merge_topics(&mut self, now: Instant, response: &MetadataResponse, next: &mut ClusterSnapshot) -> bool {
-        let mut open = false;
+    /// Brings the topics of `next`, so far those of the last view, up to date: those that were asked for and no others,
+    /// and of them what differs.
+    fn merge_topics(
+        &mut self,
+        now: Instant,
+        asked: &Asked,
+        response: &MetadataResponse,
+        next: &mut ClusterSnapshot,
+    ) -> Merged {
         let mut answered = BTreeMap::new();
         for topic in &response.topics {
             if let Some(name) = topic.name.as_deref() {
                 answered.entry(name).or_insert(topic);
             }
         }
-        let all = self.want_all > 0;
-        let names = answered.keys().filter(|name| all || self.wanted.contains_key(**name)).map(|name| Arc::from(*name));
-        let names = names.chain(self.wanted.keys().cloned()).collect::<BTreeSet<Arc<str>>>();
-        let missing = MetadataResponseTopic {
-            error_code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-            ..MetadataResponseTopic::default()
-        };
-        for name in names {
-            let answer = answered.get(&*name).copied();
-            let known = self.snapshot.topics.get(&name).map(|topic| &**topic);
-            let wanted = self.wanted.get_mut(&name);
-            // Wanted since the query was sent: it was not asked for, so its absence says nothing.
-            if answer.is_none() && known.is_none() && self.urgent {
-                continue;
+        let mut merged = Merged::default();
+        match asked {
+            Asked::Some { topics, .. } => {
+                for name in topics {
+                    merged += self.merge_topic(now, name, answered.get(&**name).copied(), next);
+                }
+                // What the others of its partitions have for a leader now is not in this answer.
+                self.stale |= self.snapshot.brokers.keys().any(|node| !next.brokers.contains_key(node));
             }
-            let answer = answer.unwrap_or(&missing);
-            let topic = if answer.error_code.is_ok() {
-                if let Some(wanted) = wanted {
-                    wanted.missing_since = None;
+            Asked::All | Asked::Wanted => {
+                let all = self.want_all > 0;
+                let told = answered.keys().filter(|name| all || self.wanted.contains_key(**name));
+                let told =
+                    told.map(|name| self.snapshot.topic(name).map_or_else(|| (*name).into(), |t| Arc::clone(&t.name)));
+                let names = told.chain(self.wanted.keys().cloned()).collect::<BTreeSet<Arc<str>>>();
+                for topic in self.snapshot.topics().filter(|topic| !names.contains(&topic.name)) {
+                    next.forget(&topic.name);
+                    self.seen.remove(&topic.name);
+                    merged.changed = true;
                 }
-                merge::merge(&name, known, self.seen.entry(Arc::clone(&name)).or_default(), answer)
-            } else {
-                let since = wanted.map_or(now, |wanted| *wanted.missing_since.get_or_insert(now));
-                let kept = known.filter(|_| now.saturating_duration_since(since) < self.config.missing_grace);
-                if kept.is_none() {
-                    self.seen.remove(&name);
+                for name in &names {
+                    let answer = answered.get(&**name).copied();
+                    // Wanted since the query was sent: it was not asked for, so its absence says nothing.
+                    if answer.is_some() || !self.new.contains(name) {
+                        merged += self.merge_topic(now, name, answer, next);
+                    }
                 }
-                merge::keep(&name, kept, answer)
-            };
-            // A leader without an address is none: what is kept against a broker that lags may name one that has just
-            // come back, or is just gone.
-            let is_led =
-                |partition: &PartitionMetadata| partition.leader.is_some_and(|node| next.brokers.contains_key(&node));
-            open |= topic.error.is_retriable() || !topic.partitions.iter().all(is_led);
-            next.topics.insert(name, Arc::new(topic));
+            }
         }
-        self.seen.retain(|name, _| next.topics.contains_key(name));
-        open
+        merged
+    }
+
+    /// As [`Self::merge_topics`], for one topic; without an answer the broker knows of none.
+    fn merge_topic(
+        &mut self,
+        now: Instant,
+        name: &Arc<str>,
+        answer: Option<&MetadataResponseTopic>,
+        next: &mut ClusterSnapshot,
+    ) -> Merged {
+        let missing;
+        let answer = match answer {
+            Some(answer) => answer,
+            None => {
+                missing = MetadataResponseTopic {
+                    error_code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+                    ..MetadataResponseTopic::default()
+                };
+                &missing
+            }
+        };
+        let known = self.snapshot.topics.get(&**name);
+        let wanted = self.wanted.get_mut(name);
+        let is_wanted = wanted.is_some();
+        let topic = if answer.error_code.is_ok() {
+            if let Some(wanted) = wanted {
+                wanted.missing_since = None;
+            }
+            let seen = self.seen.entry(Arc::clone(name)).or_default();
+            merge::merge(name, known.map(|topic| &**topic), seen, answer)
+        } else {
+            let since = wanted.map_or(now, |wanted| *wanted.missing_since.get_or_insert(now));
+            let kept = known.filter(|_| now.saturating_duration_since(since) < self.config.missing_grace);
+            if kept.is_none() {
+                self.seen.remove(name);
+            }
+            merge::keep(name, kept.map(|topic| &**topic), answer)
+        };
+        // A leader without an address is none: what is kept against a broker that lags may name one that has just
+        // come back, or is just gone.
+        let is_led =
+            |partition: &PartitionMetadata| partition.leader.is_some_and(|node| next.brokers.contains_key(&node));
+        let open = topic.error.is_retriable() || !topic.partitions.iter().all(is_led);
+        if open && is_wanted {
+            self.open.insert(Arc::clone(name));
+        } else if open {
+            // Not by its name, which nobody wants as such: asking could create it.
+            self.stale = true;
+        }
+        let changed = known.is_none_or(|known| **known != topic);
+        if changed {
+            next.put(Arc::new(topic));
+        }
+        Merged { changed, open }
     }
 
     /// Takes in what an answer to a request of another kind said of leaders, and where they are (KIP-951). Returns whether
     /// any of it was news: an epoch that is not later than what is known, or a topic that is another by its id, is none.
     pub fn handle_hints(&mut self, leaders: &[LeaderHint], brokers: &[BrokerMetadata]) -> bool {
         let mut next = ClusterSnapshot::clone(&self.snapshot);
+        let mut changed = false;
         for hint in leaders {
-            let Some(topic) = next.topics.get_mut(&hint.topic).filter(|topic| topic.id == hint.topic_id) else {
+            let Some(topic) = next.topics.get(&hint.topic).filter(|topic| topic.id == hint.topic_id) else {
                 continue;
             };
             let at = topic.partitions.iter().position(|partition| partition.index == hint.partition);
             let Some(at) = at.filter(|at| topic.partitions[*at].leader_epoch < Some(hint.epoch)) else { continue };
-            let partition = &mut Arc::make_mut(topic).partitions[at];
+            let mut topic = TopicMetadata::clone(topic);
+            let partition = &mut topic.partitions[at];
             partition.leader = Some(hint.node);
             partition.leader_epoch = Some(hint.epoch);
             partition.error = ErrorCode::NONE;
             self.seen.entry(Arc::clone(&hint.topic)).or_default().raise(hint.partition, hint.epoch);
+            next.put(Arc::new(topic));
+            changed = true;
         }
         for broker in brokers.iter().filter(|broker| leaders.iter().any(|hint| hint.node == broker.node)) {
-            next.brokers.insert(broker.node, broker.clone());
+            changed |= next.brokers.insert(broker.node, broker.clone()).as_ref() != Some(broker);
         }
-        if next == *self.snapshot {
+        if !changed {
             return false;
         }
-        next.index_ids();
         next.generation += 1;
         self.snapshot = Arc::new(next);
         true
@@ -361,7 +479,11 @@ impl Metadata {
 
     /// No answer came, or none that can be used.
     pub fn handle_failure(&mut self, now: Instant, rng: &mut fastrand::Rng) {
-        self.in_flight = false;
+        match self.in_flight.take() {
+            // No longer without backoff.
+            Some(Asked::Some { topics, .. }) => self.open.extend(topics),
+            Some(Asked::All | Asked::Wanted) | None => self.stale = true,
+        }
         self.schedule(now, true, rng);
     }
 
@@ -396,12 +518,32 @@ impl Metadata {
         // else cause a refresh per request.
         self.not_before = now + self.config.backoff.delay(self.attempts, rng);
         self.attempts = if open { self.attempts.saturating_add(1) } else { 0 };
-        self.stale |= open;
+    }
+
+    fn is_idle(&self, now: Instant, wanted: &Wanted) -> bool {
+        wanted.pins == 0 && now.saturating_duration_since(wanted.last_used) >= self.config.max_idle
     }
 
     fn forget_idle(&mut self, now: Instant) {
-        let max_idle = self.config.max_idle;
-        self.wanted.retain(|_, wanted| wanted.pins > 0 || now.saturating_duration_since(wanted.last_used) < max_idle);
+        let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.retain(|_, wanted| !self.is_idle(now, wanted));
+        self.wanted = wanted;
+    }
+}
+
+/// What an answer said of topics.
+#[derive(Default)]
+struct Merged {
+    /// Anything that was not known.
+    changed: bool,
+    /// That some of them can't be used yet.
+    open: bool,
+}
+
+impl AddAssign for Merged {
+    fn add_assign(&mut self, other: Self) {
+        self.changed |= other.changed;
+        self.open |= other.open;
     }
 }
 

@@ -102,6 +102,5 @@ fn read_partition(partition: &MetadataResponsePartition) -> PartitionMetadata {
         leader_epoch: Some(partition.leader_epoch).filter(|epoch| *epoch >= 0),
         replicas: nodes(&partition.replica_nodes),
         isr: nodes(&partition.isr_nodes),
-        offline: nodes(&partition.offline_replicas),
     }
 }

@@ -5,6 +5,7 @@
 
 mod machine;
 mod merge;
+mod shared_map;
 mod snapshot;
 
 pub use machine::{LeaderHint, Metadata, MetadataConfig, MetadataError, MetadataQuery};

@@ -6,15 +6,18 @@ use std::sync::Arc;
 
 use milena_protocol::{ErrorCode, Uuid};
 
-/// Brokers, topics and partitions as one metadata response left them.
-#[derive(Debug, Clone, Default, PartialEq)]
+use super::shared_map::SharedMap;
+
+/// Brokers, topics and partitions as one metadata response left them. Holds what it has in common with the view before it
+/// together with that one.
+#[derive(Debug, Clone, Default)]
 pub struct ClusterSnapshot {
     pub(super) generation: u64,
     pub(super) cluster_id: Option<Arc<str>>,
     pub(super) controller: Option<i32>,
     pub(super) brokers: BTreeMap<i32, BrokerMetadata>,
-    pub(super) topics: BTreeMap<Arc<str>, Arc<TopicMetadata>>,
-    pub(super) topic_ids: BTreeMap<[u8; 16], Arc<TopicMetadata>>,
+    pub(super) topics: SharedMap<Arc<str>, Arc<TopicMetadata>>,
+    pub(super) topic_ids: SharedMap<[u8; 16], Arc<str>>,
 }
 
 /// A broker and where it says that it listens.
@@ -58,11 +61,9 @@ pub struct PartitionMetadata {
     /// The leader's epoch, if the broker told.
     pub leader_epoch: Option<i32>,
     /// Node ids of all replicas, the preferred leader first.
-    pub replicas: Vec<i32>,
+    pub replicas: Box<[i32]>,
     /// Node ids of the replicas in sync.
-    pub isr: Vec<i32>,
-    /// Node ids of the replicas that are offline.
-    pub offline: Vec<i32>,
+    pub isr: Box<[i32]>,
 }
 
 impl ClusterSnapshot {
@@ -98,12 +99,29 @@ impl ClusterSnapshot {
 
     /// A topic by id.
     pub fn topic_by_id(&self, id: &Uuid) -> Option<&Arc<TopicMetadata>> {
-        self.topic_ids.get(id.as_bytes())
+        self.topic(self.topic_ids.get(id.as_bytes())?).filter(|topic| topic.id == *id)
     }
 
     /// All topics that were asked for, by name.
-    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<TopicMetadata>> + '_ {
-        self.topics.values()
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<TopicMetadata>> + '_ {
+        self.topics.iter().map(|(_, topic)| topic)
+    }
+
+    /// How many topics were asked for.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The topics that are others here than in `before`, an earlier view, or were not there, by name. Takes as long as
+    /// there are changes, not as there are topics. Where [`Self::has_brokers_of`] is false, partitions of any topic may
+    /// have gained or lost their leader all the same.
+    pub fn topics_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Arc<TopicMetadata>> + 'a {
+        self.topics.since(&before.topics, Arc::ptr_eq).map(|(_, topic)| topic)
+    }
+
+    /// Whether the node ids of its brokers are those of `other`.
+    pub fn has_brokers_of(&self, other: &Self) -> bool {
+        self.brokers.keys().eq(other.brokers.keys())
     }
 
     /// A partition by topic and index.
@@ -118,9 +136,30 @@ impl ClusterSnapshot {
         Some((leader, partition.leader_epoch))
     }
 
-    pub(super) fn index_ids(&mut self) {
-        let by_id = |topic: &Arc<TopicMetadata>| (*topic.id.as_bytes(), Arc::clone(topic));
-        self.topic_ids = self.topics.values().filter(|topic| !topic.id.is_zero()).map(by_id).collect();
+    /// Takes in a topic as it is now.
+    pub(super) fn put(&mut self, topic: Arc<TopicMetadata>) {
+        let known = self.topics.get(&*topic.name).map(|known| known.id);
+        if let Some(id) = known.filter(|id| *id != topic.id) {
+            self.forget_id(&topic.name, id);
+        }
+        if known != Some(topic.id) && !topic.id.is_zero() {
+            self.topic_ids.insert(*topic.id.as_bytes(), Arc::clone(&topic.name));
+        }
+        self.topics.insert(Arc::clone(&topic.name), topic);
+    }
+
+    pub(super) fn forget(&mut self, name: &str) {
+        if let Some(id) = self.topics.get(name).map(|topic| topic.id) {
+            self.forget_id(name, id);
+            self.topics.remove(name);
+        }
+    }
+
+    /// Unless another topic goes by this id now.
+    fn forget_id(&mut self, name: &str, id: Uuid) {
+        if self.topic_ids.get(id.as_bytes()).is_some_and(|known| **known == *name) {
+            self.topic_ids.remove(id.as_bytes());
+        }
     }
 }
 

@@ -33,6 +33,12 @@ impl Bench {
         self.metadata.poll_query(self.now)
     }
 
+    /// The topics that are asked for now, by name.
+    fn names(&mut self) -> Vec<String> {
+        let topics = self.query().expect("a query is due").topics.expect("not all topics");
+        topics.iter().map(ToString::to_string).collect()
+    }
+
     fn answer(&mut self, topics: Vec<MetadataResponseTopic>) -> bool {
         let response = response(topics);
         self.metadata.handle_response(self.now, &response, &mut self.rng).expect("a good answer")
@@ -139,7 +145,110 @@ fn a_new_topic_is_asked_for_without_backoff() {
     assert_eq!(bench.query(), None);
     assert!(bench.metadata.want(bench.now, "payments"));
     let names = bench.query().expect("something new is wanted").topics.expect("not all topics");
-    assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["orders", "payments"]);
+    assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["payments"], "and alone");
+    // What becomes wanted meanwhile is asked for next, all at once.
+    assert!(bench.metadata.want(bench.now, "refunds") && bench.metadata.want(bench.now, "audit"));
+    let orders = Arc::clone(bench.metadata.snapshot().topic("orders").expect("known"));
+    assert!(bench.answer(vec![topic("payments", 2, &[(1, 5)])]));
+    assert_eq!(bench.names(), ["audit", "refunds"]);
+    let snapshot = bench.metadata.snapshot();
+    assert!(Arc::ptr_eq(&orders, snapshot.topic("orders").expect("not asked for, and still there")));
+    assert_eq!(snapshot.topic_count(), 2, "and what was not asked for yet is not called missing");
+}
+
+#[test]
+fn a_topic_left_open_is_asked_for_again_alone_and_with_backoff() {
+    let mut bench = Bench::with_orders(&[(1, 5)]);
+    bench.metadata.want(bench.now, "payments");
+    bench.query().expect("it is new");
+    bench.answer(vec![failed("payments", ErrorCode::LEADER_NOT_AVAILABLE)]);
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let due = bench.metadata.next_timeout(bench.now).expect("nothing is in flight");
+        waits.push((due - bench.now).as_millis());
+        bench.now = due;
+        assert_eq!(bench.names(), ["payments"]);
+        bench.answer(vec![failed("payments", ErrorCode::LEADER_NOT_AVAILABLE)]);
+    }
+    assert!(waits[0] <= 120 && waits[5] >= 800, "{waits:?}");
+    // New ones do not wait for it, nor hasten it.
+    let due = bench.metadata.next_timeout(bench.now).expect("nothing is in flight");
+    bench.metadata.want(bench.now, "refunds");
+    assert_eq!(bench.names(), ["refunds"]);
+    bench.answer(vec![topic("refunds", 3, &[(1, 5)])]);
+    assert_eq!((bench.query(), bench.metadata.next_timeout(bench.now)), (None, Some(due)));
+    bench.now = due;
+    assert_eq!(bench.names(), ["payments"]);
+    bench.answer(vec![topic("payments", 2, &[(1, 5)])]);
+    assert!(!bench.metadata.is_refreshing());
+    // Once in a while all are asked for.
+    bench.now += bench.metadata.config.max_age - Duration::from_secs(5);
+    bench.metadata.want(bench.now, "orders");
+    assert!(bench.metadata.next_timeout(bench.now) <= Some(bench.now + Duration::from_secs(5)));
+}
+
+#[test]
+fn new_topics_in_a_stream_put_off_no_refresh_of_the_others() {
+    let mut bench = Bench::with_orders(&[(1, 5)]);
+    bench.metadata.request_refresh();
+    let mut whole = 0;
+    for number in 0..200 {
+        let name = format!("t{number}");
+        bench.metadata.want(bench.now, &name);
+        whole += usize::from(bench.names().iter().any(|name| name == "orders"));
+        bench.advance(Duration::from_millis(1));
+        bench.answer(vec![topic("orders", 1, &[(1, 5)]), topic(&name, 100 + number, &[(1, 1)])]);
+    }
+    assert_eq!(whole, 1, "its backoff was over within 200 ms");
+}
+
+#[test]
+fn a_query_without_answer_leaves_its_topics_to_be_asked_for_with_backoff() {
+    let mut bench = Bench::with_orders(&[(1, 5)]);
+    bench.metadata.want(bench.now, "payments");
+    assert_eq!(bench.names(), ["payments"]);
+    bench.metadata.handle_failure(bench.now, &mut bench.rng);
+    assert_eq!(bench.query(), None);
+    bench.now = bench.metadata.next_timeout(bench.now).expect("nothing is in flight");
+    assert_eq!(bench.names(), ["payments"]);
+}
+
+#[test]
+fn a_broker_that_is_gone_makes_all_be_asked_for_again() {
+    let mut bench = Bench::with_orders(&[(3, 5)]);
+    bench.metadata.want(bench.now, "payments");
+    bench.query().expect("it is new");
+    let mut answer = response(vec![topic("payments", 2, &[(1, 5)])]);
+    answer.brokers.pop();
+    let before = Arc::clone(bench.metadata.snapshot());
+    bench.metadata.handle_response(bench.now, &answer, &mut bench.rng).expect("a good answer");
+    assert!(!bench.metadata.snapshot().has_brokers_of(&before));
+    assert_eq!(bench.leader(0), None);
+    bench.now = bench.metadata.next_timeout(bench.now).expect("nothing is in flight");
+    assert_eq!(bench.names(), ["orders", "payments"]);
+}
+
+#[test]
+fn topics_that_have_changed_are_found() {
+    let mut bench = Bench::with_orders(&[(1, 5)]);
+    bench.metadata.want(bench.now, "audit");
+    bench.refresh(vec![topic("orders", 1, &[(1, 5)]), topic("audit", 2, &[(1, 1)])]);
+    let before = Arc::clone(bench.metadata.snapshot());
+    assert!(!bench.refresh(vec![topic("orders", 1, &[(1, 5)]), topic("audit", 2, &[(1, 1)])]));
+    assert!(bench.refresh(vec![topic("orders", 1, &[(2, 6)]), topic("audit", 2, &[(1, 1)])]));
+    let since: Vec<_> = bench.metadata.snapshot().topics_since(&before).map(|topic| topic.name.to_string()).collect();
+    assert_eq!(since, ["orders"]);
+}
+
+#[test]
+fn with_all_topics_known_a_wanted_one_of_them_is_not_asked_for() {
+    let mut bench = Bench::new();
+    bench.metadata.pin_all();
+    bench.refresh(vec![topic("orders", 1, &[(1, 5)])]);
+    assert!(bench.metadata.want(bench.now, "orders"));
+    assert_eq!(bench.query(), None);
+    bench.metadata.want(bench.now, "payments");
+    assert_eq!(bench.names(), ["payments"]);
 }
 
 #[test]
@@ -238,10 +347,10 @@ fn all_topics_come_when_someone_wants_them() {
     bench.metadata.pin_all();
     assert_eq!(bench.query().expect("all is new").topics, None);
     bench.answer(vec![topic("orders", 1, &[(1, 5)]), topic("audit", 9, &[(1, 1)])]);
-    assert_eq!(bench.metadata.snapshot().topics().len(), 2);
+    assert_eq!(bench.metadata.snapshot().topic_count(), 2);
     bench.metadata.unpin_all();
     bench.refresh(vec![topic("orders", 1, &[(1, 5)])]);
-    assert_eq!(bench.metadata.snapshot().topics().len(), 1);
+    assert_eq!(bench.metadata.snapshot().topic_count(), 1);
 }
 
 #[test]
@@ -268,7 +377,7 @@ fn bad_answers_are_refused_whole() {
         bench.metadata.request_refresh_now();
         bench.query().expect("a refresh was asked for");
         assert_eq!(bench.metadata.handle_response(bench.now, &bad, &mut bench.rng), Err(wanted));
-        assert_eq!(*bench.metadata.snapshot(), before);
+        assert!(Arc::ptr_eq(bench.metadata.snapshot(), &before));
         assert!(bench.metadata.is_refreshing(), "it is tried again");
     }
 }
