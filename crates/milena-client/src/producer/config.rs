@@ -41,8 +41,8 @@ pub enum Ordering {
     Partition,
     /// Those with the same key; and those without one that came from the same clone. Where many tasks write to one
     /// partition at once it then takes their records into several batches, by key, and they are in each other's way less
-    /// (see [`ProducerMetrics::spreads`](super::ProducerMetrics::spreads)). Where they do not, it is as
-    /// [`Self::Partition`].
+    /// (see [`ProducerMetrics::spreads`](super::ProducerMetrics::spreads)). From then on the order of the partition is not
+    /// kept, though only one task be left: rely on that of keys alone.
     Key,
 }
 
@@ -356,6 +356,11 @@ impl ProducerConfig {
         }
         if self.delivery_timeout < self.linger.saturating_add(self.request_timeout) {
             return contradiction("`delivery.timeout.ms` must not be below `linger.ms` + `request.timeout.ms`".into());
+        }
+        if self.batch_size.max(self.max_request_size) > i32::MAX as usize {
+            return contradiction(
+                "`batch.size` and `max.request.size` must be below 2 GiB: the format holds no more".into(),
+            );
         }
         if self.batch_size == 0 || self.max_request_size < 1_024 {
             return contradiction("`batch.size` must be more than 0 and `max.request.size` at least 1024".into());

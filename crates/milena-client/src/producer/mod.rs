@@ -369,8 +369,7 @@ impl Producer {
     /// To another topic than the last, or one whose partitions have changed.
     #[cold]
     fn append_elsewhere(&self, record: &Record<'_>, granted: Option<Reservation>) -> Result<Delivery, Stop> {
-        let topic = self.handle.shared.topic(record.topic).ok_or(Stop::Wait(Wait::Topic))?;
-        let resolved = Arc::new(Resolved::new(topic));
+        let resolved = self.handle.shared.resolve(record.topic).ok_or(Stop::Wait(Wait::Topic))?;
         let result = self.append_to(&resolved, record, granted);
         self.last.store(Some(resolved));
         result

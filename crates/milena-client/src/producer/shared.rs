@@ -28,7 +28,7 @@ use super::metrics::Counters;
 use super::node::Node;
 use super::partition::{After, Partition, State};
 use super::timers::{Due, Timers};
-use super::topic::{Topic, is_other};
+use super::topic::{Resolved, Topic, is_other};
 use super::topic_config::{Settings, TopicConfig};
 use crate::client::ClientInner;
 use crate::error::RequestError;
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// Partitions with anything open or queued.
     pub(super) active_partitions: AtomicUsize,
-    topics: DashMap<Arc<str>, Arc<Topic>, BuildHasherDefault<NameHasher>>,
+    topics: DashMap<Arc<str>, Arc<Resolved>, BuildHasherDefault<NameHasher>>,
     /// The same, in an order that repeats itself. Whoever changes a topic's partitions holds it.
     in_order: Mutex<InOrder>,
     nodes: Mutex<BTreeMap<i32, Arc<Node>>>,
@@ -163,7 +163,18 @@ impl Shared {
     // Topics and leaders.
 
     pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        self.topics.get(name).map(|topic| Arc::clone(&topic))
+        self.topics.get(name).map(|known| Arc::clone(&known.topic))
+    }
+
+    /// The topic with its partitions as they are now: the same for all who ask, until they change.
+    pub(super) fn resolve(&self, name: &str) -> Option<Arc<Resolved>> {
+        let known = Arc::clone(&*self.topics.get(name)?);
+        if known.is_current(name) {
+            return Some(known);
+        }
+        let resolved = Resolved::new(Arc::clone(&known.topic));
+        self.topics.insert(Arc::clone(&resolved.topic.name), Arc::clone(&resolved));
+        Some(resolved)
     }
 
     /// What `topic` goes by.
@@ -192,7 +203,7 @@ impl Shared {
         // With what all others have seen too, or a change between that and this would be none to it later.
         self.catch_up(&mut in_order, &snapshot);
         self.update_topic(&topic, &snapshot);
-        self.topics.insert(Arc::clone(&topic.name), Arc::clone(&topic));
+        self.topics.insert(Arc::clone(&topic.name), Resolved::new(Arc::clone(&topic)));
         in_order.topics.push(Arc::clone(&topic));
         self.need_identity();
         topic

@@ -119,9 +119,9 @@ fn share_of(count: usize, key: Option<&[u8]>, handle: u64) -> usize {
         Some(key) if key.len() < 8 => key.iter().fold(1, |folded, byte| folded << 8 | u64::from(*byte)),
         Some(key) => word(key.first_chunk()) ^ word(key.last_chunk()).rotate_left(29) ^ key.len() as u64,
     };
-    // Fibonacci hashing: the high bits depend on all others.
+    // Fibonacci hashing: the highest bits, and they alone, depend on all others.
     let mixed = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 32) as usize & (count - 1)
+    (mixed >> 1 >> (63 - count.trailing_zeros())) as usize
 }
 
 /// What the partition's lock guards of what takes its records.
@@ -168,6 +168,7 @@ impl Taking {
 
     /// From now on records go to `shares`. Nothing may be open.
     pub(super) fn spread(&mut self, shares: &Arc<[Share]>) {
+        debug_assert!(!self.has_open(), "what is open would never be sent");
         let open = shares.iter().map(|_| None).collect();
         self.spread = Some(Spread { shares: Arc::clone(shares), open, records: 0, contended: 0 });
     }
@@ -184,6 +185,7 @@ impl Taking {
 
     /// From now on records go to one batch again. Nothing may be open.
     pub(super) fn gather(&mut self) {
+        debug_assert!(!self.has_open(), "what is open in a share would never be sent");
         self.spread = None;
     }
 
@@ -245,6 +247,9 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
+    use milena_core::producer::budget::ByteBudget;
+    use milena_core::producer::buffers::BufferPool;
+
     use super::*;
 
     #[test]
@@ -257,11 +262,59 @@ mod tests {
             counts[share] += 1;
         }
         assert!(counts.iter().all(|count| (600..1_500).contains(count)), "{counts:?}");
+        for shape in [|n: u64| format!("user{n:04}/profile"), |n| format!("{n:08}:account"), |n| format!("{n:08x}")] {
+            let mut counts = [0; 64];
+            (0..6_400).for_each(|number| counts[share_of(64, Some(shape(number).as_bytes()), 0)] += 1);
+            assert!(counts.iter().all(|count| (40..250).contains(count)), "{}: {counts:?}", shape(0));
+        }
         let short: Vec<_> = (0..=255).map(|byte| share_of(8, Some(&[byte]), 0)).collect();
         assert!((0..8).all(|share| short.iter().filter(|found| **found == share).count() > 16));
         let handles: Vec<_> = (0..64).map(|handle| share_of(8, None, handle)).collect();
         assert!((0..8).all(|share| handles.contains(&share)), "{handles:?}");
         assert_eq!(share_of(8, Some(b""), 1), share_of(8, Some(b""), 2));
+    }
+
+    /// A batch of a share, with `records` in it.
+    fn fill(taking: &mut Taking, pool: &BufferPool, share: usize, records: u32) {
+        let shares = Arc::clone(taking.shares().expect("it is spread"));
+        let mut slot = lock(&shares[share]);
+        let charge = pool.budget().try_reserve(BufferPool::capacity_for(1 << 16)).expect("room");
+        let mut open = OpenBatch::new(pool, charge, Completion::new("t".into(), 0), Instant::now(), 0);
+        for _ in 0..records {
+            open.append(usize::MAX, 0, None, None, &[]).expect("encodable").expect("room");
+        }
+        slot.open = Some(open);
+        taking.opened(share, &slot);
+    }
+
+    #[test]
+    fn shares_that_are_in_nobodys_way_are_gathered_with_nothing_left_in_them() {
+        let pool = BufferPool::new(ByteBudget::new(16 << 20));
+        let mut taking = Taking::default();
+        let shares: Arc<[Share]> = (0..8).map(|_| Share::default()).collect();
+        taking.spread(&shares);
+        fill(&mut taking, &pool, 0, 1);
+        lock(&shares[0]).contended = 1;
+        let mut closed = 0;
+        for turn in 1_u32.. {
+            if taking.is_calm() {
+                // The first 16 K had somebody in another's way.
+                assert!(turn > 2 * RECORDS_TO_GATHER / 1_000, "{turn}");
+                break;
+            }
+            fill(&mut taking, &pool, 3, 1_000);
+            while taking.close_oldest().is_some() {
+                closed += 1;
+            }
+            assert!(turn < 100, "never calm");
+        }
+        fill(&mut taking, &pool, 5, 1);
+        fill(&mut taking, &pool, 6, 1);
+        assert_eq!((taking.has_open(), taking.completions().count()), (true, 2));
+        assert!(taking.close_oldest().is_some() && taking.close_oldest().is_some());
+        assert!(closed > 0 && !taking.has_open());
+        taking.gather();
+        assert!(taking.shares().is_none() && shares.iter().all(|share| lock(share).open.is_none()));
     }
 
     #[test]

@@ -62,11 +62,12 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    pub(super) fn new(topic: Arc<Topic>) -> Self {
+    /// As things are now.
+    pub(super) fn new(topic: Arc<Topic>) -> Arc<Self> {
         // Read before: partitions that are newer than they are said to be are only looked at once more.
         let generation = topic.generation.load(Acquire);
         let partitions = topic.partitions();
-        Self { topic, partitions, generation }
+        Arc::new(Self { topic, partitions, generation })
     }
 
     /// Whether it is what a record to `topic` needs now.
