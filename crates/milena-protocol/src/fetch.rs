@@ -202,7 +202,7 @@ fn read_epoch_end_offset(r: &mut Reader) -> Option<EpochEndOffset> {
     let epoch = r.i32("EpochEndOffset.epoch");
     let end_offset = r.i64("EpochEndOffset.end_offset");
     r.no_tagged_fields("EpochEndOffset");
-    (epoch >= 0 || end_offset >= 0).then_some(EpochEndOffset { epoch, end_offset })
+    (epoch >= 0 && end_offset >= 0).then_some(EpochEndOffset { epoch, end_offset })
 }
 
 fn read_leader(r: &mut Reader) -> Option<LeaderIdAndEpoch> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) client: Arc<ClientInner>,
     pub(super) config: ConsumerConfig,
     pub(super) counters: Arc<Counters>,
+    /// Batches that are being read by threads of their own.
+    pub(super) away: AtomicUsize,
     /// Wakes `next`.
     pub(super) app: Notify,
     /// Wakes the driver.
@@ -139,6 +142,7 @@ impl Shared {
         };
         Arc::new(Self {
             counters,
+            away: AtomicUsize::new(0),
             app: Notify::new(),
             driver: Notify::new(),
             fetchers: Notify::new(),

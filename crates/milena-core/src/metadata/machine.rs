@@ -450,7 +450,7 @@ impl Metadata {
     /// any of it was news: an epoch that is not later than what is known, or a topic that is another by its id, is none.
     pub fn handle_hints(&mut self, leaders: &[LeaderHint], brokers: &[BrokerMetadata]) -> bool {
         let mut next = ClusterSnapshot::clone(&self.snapshot);
-        let mut changed = false;
+        let mut taken = BTreeSet::new();
         for hint in leaders {
             let Some(topic) = next.topics.get(&hint.topic).filter(|topic| topic.id == hint.topic_id) else {
                 continue;
@@ -464,12 +464,13 @@ impl Metadata {
             partition.error = ErrorCode::NONE;
             self.seen.entry(Arc::clone(&hint.topic)).or_default().raise(hint.partition, hint.epoch);
             next.put(Arc::new(topic));
-            changed = true;
+            taken.insert(hint.node);
         }
-        for broker in brokers.iter().filter(|broker| leaders.iter().any(|hint| hint.node == broker.node)) {
-            changed |= next.brokers.insert(broker.node, broker.clone()).as_ref() != Some(broker);
+        // The address of a leader that is none is as old as what was said of it.
+        for broker in brokers.iter().filter(|broker| taken.contains(&broker.node)) {
+            next.brokers.insert(broker.node, broker.clone());
         }
-        if !changed {
+        if taken.is_empty() {
             return false;
         }
         next.generation += 1;

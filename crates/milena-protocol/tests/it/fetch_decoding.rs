@@ -42,7 +42,7 @@ fn assert_same(version: i16, reply: &FetchReply, response: &FetchResponse) {
                     assert_eq!(diverging.epoch, theirs.diverging_epoch.epoch);
                     assert_eq!(diverging.end_offset, theirs.diverging_epoch.end_offset);
                 }
-                None => assert!(theirs.diverging_epoch.epoch < 0 && theirs.diverging_epoch.end_offset < 0),
+                None => assert!(theirs.diverging_epoch.epoch < 0 || theirs.diverging_epoch.end_offset < 0),
             }
             match ours.current_leader {
                 Some(leader) => {

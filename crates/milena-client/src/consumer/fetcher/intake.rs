@@ -32,6 +32,12 @@ impl Shared {
         let snapshot = self.client.metadata.snapshot();
         self.take_hints(&snapshot, &reply);
         let is_news = !reply.partitions.is_empty() || kind != Kind::Session;
+        // Then another node may have something to fetch that it had not, and its fetcher may wait for just that.
+        let moves = reply.partitions.iter().any(|fetched| {
+            fetched.error_code.is_error()
+                || fetched.preferred_read_replica.is_some()
+                || fetched.current_leader.is_some()
+        });
         let charge = Arc::new(charge);
         add(&self.counters.fetches, 1);
         add(&self.counters.fetches_aside, usize::from(kind != Kind::Session));
@@ -70,6 +76,9 @@ impl Shared {
             self.client.metadata.request_refresh();
         }
         came.iter().for_each(|partition| self.send_away(self.state(), partition));
+        if moves {
+            self.fetchers.notify_waiters();
+        }
         if is_news {
             self.app.notify_waiters();
             self.driver.notify_one();

@@ -1,8 +1,13 @@
 //! Large batches are checked and inflated on a thread of their own, ahead of the application, one of each partition at a
 //! time: neither a task of the runtime nor whoever waits for small ones has to wait for them. In virtual time nothing is
 //! elsewhere: everything is read in place, so that a simulation repeats itself.
+//!
+//! A client reads as many at a time as there are processors: what is inflated ahead is memory that no fetch has reserved.
+//! Beyond that whoever asks for records reads the next batch itself, one at a time.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::{Arc, LazyLock, MutexGuard};
 use std::time::Duration;
 
 use milena_core::consumer::TopicPartition;
@@ -16,6 +21,8 @@ use crate::consumer::shared::{Shared, State};
 const LARGE_COMPRESSED: usize = 64 << 10;
 /// Others are merely checked, many times faster.
 const LARGE: usize = 256 << 10;
+/// How many a consumer has read at a time.
+static MOST: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
 /// Before a batch whose reading panicked is fetched again.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -34,9 +41,9 @@ impl Fetched {
 }
 
 impl Shared {
-    /// Whether there is an elsewhere.
+    /// Whether there is an elsewhere, and nobody to wait for there.
     pub(super) fn reads_away(&self) -> bool {
-        !self.client.clock.is_virtual()
+        !self.client.clock.is_virtual() && self.away.load(Acquire) < *MOST
     }
 
     /// Has the next batch of a partition read elsewhere, if it is large. Releases the lock: where nothing may start any more,
@@ -50,6 +57,8 @@ impl Shared {
             return;
         }
         let Some(taken) = state.take_large(partition) else { return };
+        // Under the lock, as all that look at it here do.
+        self.away.fetch_add(1, AcqRel);
         drop(state);
         add(&self.counters.batches_read_away, 1);
         let shared = Arc::clone(self);
@@ -73,6 +82,7 @@ impl Shared {
 
     fn come_back(&self, partition: &TopicPartition, version: u64, part: Option<Fetched>) {
         let mut state = self.state();
+        self.away.fetch_sub(1, AcqRel);
         let is_current = state.positions.current(partition, version).is_some_and(|held| !held.is_held_back());
         match part {
             Some(part) if is_current => state.put_back(partition, version, Some(part)),
@@ -83,6 +93,7 @@ impl Shared {
             }
             // It panicked, which is a bug, or the runtime ends: nothing is lost that can't be fetched again.
             None if is_current => {
+                tracing::error!(%partition, "a batch could not be read: the thread that read it panicked; fetching it again");
                 state.discard(partition);
                 state.positions.refetch(partition, version);
                 state.delay(partition, self.client.clock.now() + AFTER_PANIC);

@@ -92,7 +92,9 @@ impl Driver {
     /// Takes up a partition whose log has lost what was read of it: from where the logs part, if anybody can say.
     pub(super) fn take_up_truncated(&mut self, lost: &LogTruncation) {
         let is_sought = self.seeks.iter().any(|seek| seek.partition == lost.partition);
-        let is_held = self.closing.is_none() && self.held.contains_key(&lost.partition);
+        // One that has a position was sought since, or given up and assigned anew: that position counts.
+        let has_none = self.consumer.position(&lost.partition).is_none();
+        let is_held = self.closing.is_none() && has_none && self.held.contains_key(&lost.partition);
         match lost.diverged {
             Some(at) if is_held && !is_sought => {
                 self.look_for(lost.partition.clone(), SeekTo::Offset(at.offset), Why::Lost, false);
