@@ -254,79 +254,85 @@ async fn reset_by_duration_begins_with_what_is_that_young(cluster: Cluster) {
     real.end().await;
 }
 
-mod three_nodes_alone {
-    use milena_protocol::NodeId;
-    use milena_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
-    use milena_protocol::messages::elect_leaders_request::TopicPartitions;
-    use milena_protocol::messages::{AlterPartitionReassignmentsRequest, ElectLeadersRequest};
-
-    use super::*;
-
-    /// Makes another replica the leader.
-    async fn move_leader(real: &Real, to: usize) {
-        let known = real.client.partitions(&real.topic).await.unwrap().remove(0);
-        let mut replicas = known.replicas.clone();
-        replicas.sort_unstable();
-        let leader = replicas[to % replicas.len()];
-        replicas.sort_by_key(|node| *node != leader);
-        let partition = ReassignablePartition {
-            partition_index: 0,
-            replicas: Some(replicas.iter().map(|node| NodeId(*node)).collect()),
+/// What only a cluster of real brokers does: elect leaders.
+mod elections {
+    mod three_nodes {
+        use milena_protocol::NodeId;
+        use milena_protocol::messages::alter_partition_reassignments_request::{
+            ReassignablePartition, ReassignableTopic,
         };
-        let name = milena_protocol::TopicName::from(&*real.topic);
-        let topics = vec![ReassignableTopic { name: name.clone(), partitions: vec![partition] }];
-        let reassign = AlterPartitionReassignmentsRequest {
-            timeout_ms: 30_000,
-            topics,
-            ..AlterPartitionReassignmentsRequest::default()
-        };
-        real.client.raw().send(Target::Controller, reassign).await.unwrap();
-        let wait = async {
-            loop {
-                let elect = ElectLeadersRequest {
-                    election_type: 0,
-                    topic_partitions: Some(vec![TopicPartitions { topic: name.clone(), partitions: vec![0] }]),
-                    timeout_ms: 30_000,
-                };
-                real.client.raw().send(Target::Controller, elect).await.unwrap();
-                real.client.refresh_metadata().await.unwrap();
-                let known = real.client.partitions(&real.topic).await.unwrap().remove(0);
-                if known.leader == Some(leader) {
-                    return;
+        use milena_protocol::messages::elect_leaders_request::TopicPartitions;
+        use milena_protocol::messages::{AlterPartitionReassignmentsRequest, ElectLeadersRequest};
+
+        use super::super::*;
+
+        /// Makes another replica the leader.
+        async fn move_leader(real: &Real, to: usize) {
+            let known = real.client.partitions(&real.topic).await.unwrap().remove(0);
+            let mut replicas = known.replicas.clone();
+            replicas.sort_unstable();
+            let leader = replicas[to % replicas.len()];
+            replicas.sort_by_key(|node| *node != leader);
+            let partition = ReassignablePartition {
+                partition_index: 0,
+                replicas: Some(replicas.iter().map(|node| NodeId(*node)).collect()),
+            };
+            let name = milena_protocol::TopicName::from(&*real.topic);
+            let topics = vec![ReassignableTopic { name: name.clone(), partitions: vec![partition] }];
+            let reassign = AlterPartitionReassignmentsRequest {
+                timeout_ms: 30_000,
+                topics,
+                ..AlterPartitionReassignmentsRequest::default()
+            };
+            real.client.raw().send(Target::Controller, reassign).await.unwrap();
+            let wait = async {
+                loop {
+                    let elect = ElectLeadersRequest {
+                        election_type: 0,
+                        topic_partitions: Some(vec![TopicPartitions { topic: name.clone(), partitions: vec![0] }]),
+                        timeout_ms: 30_000,
+                    };
+                    real.client.raw().send(Target::Controller, elect).await.unwrap();
+                    real.client.refresh_metadata().await.unwrap();
+                    let known = real.client.partitions(&real.topic).await.unwrap().remove(0);
+                    if known.leader == Some(leader) {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(LIMIT, wait).await.expect("the preferred replica leads")
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "needs a real Kafka: cargo xtask test"]
-    async fn moved_leader_vouches_for_what_was_read_and_nothing_is_lost_or_repeated() {
-        let real = Real::on(Cluster::real("MILENA_KAFKA_3", 3), 1, "moved").await;
-        let consumer = Consumer::builder(&real.client).group(real.topic.clone()).build().unwrap();
-        consumer.assign([(&real.topic, 0, Start::Beginning)]).unwrap();
-        let mut epochs = BTreeSet::new();
-        for round in 0..5 {
-            real.produce(0, round * 10, round * 10 + 10).await;
-            let set = records(&consumer).await;
-            assert_eq!(values(&set), (round * 10..round * 10 + 10).collect::<Vec<_>>());
-            let leader_epoch = Some(set.leader_epoch());
-            epochs.insert(leader_epoch);
-            let commit = OffsetAndMetadata { offset: set.next_offset(), leader_epoch, ..OffsetAndMetadata::default() };
-            consumer.commit([(set.topic_partition().clone(), commit, set.epoch())]).await.unwrap();
-            move_leader(&real, round as usize).await;
+            };
+            timeout(LIMIT, wait).await.expect("the preferred replica leads")
         }
-        assert!(epochs.len() > 2, "{epochs:?}: leaders wrote in epochs of their own");
-        assert_eq!(consumer.metrics().truncations, 0);
-        consumer.close(Duration::from_secs(5)).await.unwrap();
-        // The committed epoch is an older leader's: it is validated before anything is read.
-        real.produce(0, 50, 60).await;
-        let again = Consumer::builder(&real.client).group(real.topic.clone()).build().unwrap();
-        again.assign([(&real.topic, 0, Start::Committed)]).unwrap();
-        assert_eq!(values(&records(&again).await), (50..60).collect::<Vec<_>>());
-        assert_eq!(again.metrics().truncations, 0);
-        again.close(Duration::from_secs(5)).await.unwrap();
-        real.end().await;
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        #[ignore = "needs a real Kafka: cargo xtask test"]
+        async fn moved_leader_vouches_for_what_was_read_and_nothing_is_lost_or_repeated() {
+            let real = Real::on(Cluster::real("MILENA_KAFKA_3", 3), 1, "moved").await;
+            let consumer = Consumer::builder(&real.client).group(real.topic.clone()).build().unwrap();
+            consumer.assign([(&real.topic, 0, Start::Beginning)]).unwrap();
+            let mut epochs = BTreeSet::new();
+            for round in 0..5 {
+                real.produce(0, round * 10, round * 10 + 10).await;
+                let set = records(&consumer).await;
+                assert_eq!(values(&set), (round * 10..round * 10 + 10).collect::<Vec<_>>());
+                let leader_epoch = Some(set.leader_epoch());
+                epochs.insert(leader_epoch);
+                let commit =
+                    OffsetAndMetadata { offset: set.next_offset(), leader_epoch, ..OffsetAndMetadata::default() };
+                consumer.commit([(set.topic_partition().clone(), commit, set.epoch())]).await.unwrap();
+                move_leader(&real, round as usize).await;
+            }
+            assert!(epochs.len() > 2, "{epochs:?}: leaders wrote in epochs of their own");
+            assert_eq!(consumer.metrics().truncations, 0);
+            consumer.close(Duration::from_secs(5)).await.unwrap();
+            // The committed epoch is an older leader's: it is validated before anything is read.
+            real.produce(0, 50, 60).await;
+            let again = Consumer::builder(&real.client).group(real.topic.clone()).build().unwrap();
+            again.assign([(&real.topic, 0, Start::Committed)]).unwrap();
+            assert_eq!(values(&records(&again).await), (50..60).collect::<Vec<_>>());
+            assert_eq!(again.metrics().truncations, 0);
+            again.close(Duration::from_secs(5)).await.unwrap();
+            real.end().await;
+        }
     }
 }
