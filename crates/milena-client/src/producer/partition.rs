@@ -1,8 +1,8 @@
 //! One partition: the batch that takes records, the closed ones before they are sealed, and the queue of the sealed.
 //!
 //! One lock holds it all, but for the open batches of a partition that is spread (`taking`): each has its own, taken after
-//! the partition's. The partition's is taken after nothing and before the buffer pool's and the budget's; nobody is woken
-//! and no completion is answered while it is held.
+//! the partition's. The partition's is taken after nothing and before the buffer pool's and the budget's; while it
+//! is held no completion is answered, and nobody woken but who waits for memory.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -74,8 +74,7 @@ async fn large_batches_are_read_off_the_applications_task_whole_and_in_order() {
         }
     }
     let metrics = consumer.metrics();
-    // Five of seven are large; what comes while there are as many under way as processors is read in place.
-    assert!(metrics.batches_read_away >= 5, "{metrics:?}");
+    assert!(metrics.batches_read_away >= 3 * 5, "five of seven are large: {metrics:?}");
     let small = Consumer::builder(&client).build().unwrap();
     for _ in 0..3 {
         write(&client, &topic, 0, batch(0..20, Compression::Zstd), false).await;

@@ -2,7 +2,8 @@
 //! time: neither a task of the runtime nor whoever waits for small ones has to wait for them. In virtual time nothing is
 //! elsewhere: everything is read in place, so that a simulation repeats itself.
 //!
-//! A client reads as many at a time as there are processors: what is inflated ahead is memory that no fetch has reserved.
+//! A consumer has as many read at a time as there are processors, four at least: what is inflated ahead is memory that no
+//! fetch has reserved.
 //! Beyond that whoever asks for records reads the next batch itself, one at a time.
 
 use std::sync::atomic::Ordering::AcqRel;
@@ -22,7 +23,8 @@ const LARGE_COMPRESSED: usize = 64 << 10;
 /// Others are merely checked, many times faster.
 const LARGE: usize = 256 << 10;
 /// How many a consumer has read at a time.
-static MOST: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+static MOST: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(4, |found| found.get().max(4)));
 /// Before a batch whose reading panicked is fetched again.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
