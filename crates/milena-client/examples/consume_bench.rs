@@ -44,7 +44,7 @@ async fn read(client: &Client, topic: &str, records: usize, kind: &str) -> Resul
         match kind {
             "owned" => shown.for_each(|record| _ = black_box(record.to_owned())),
             "shared" => shown.for_each(|record| _ = black_box(record.to_shared())),
-            _ => shown.for_each(|record| _ = black_box(record)),
+            _ => shown.for_each(|record| _ = black_box(&record)),
         }
     }
     consumer.close(Duration::from_secs(10)).await?;

@@ -310,10 +310,11 @@ impl Fetched {
             return Ok(None);
         }
         let records = batch.records(config.max_batch_bytes)?;
-        let mut visible = 0;
-        for record in records.iter() {
-            visible += usize::from(record?.offset >= position);
+        let (mut visible, mut unread) = (0, records.iter());
+        while let Some(record) = unread.next_valid() {
+            visible += usize::from(record.offset >= position);
         }
+        unread.next().transpose()?;
         let is_inflated = batch.compression() != Compression::None;
         Ok((visible > 0).then(|| Checked {
             visible,

@@ -172,7 +172,7 @@ impl<'a> Iterator for RecordSetIter<'a> {
     fn next(&mut self) -> Option<ConsumerRecord<'a>> {
         loop {
             // Errors were looked for when the set was made.
-            let record = self.records.next()?.ok()?;
+            let record = self.records.next_valid()?;
             if record.offset >= self.set.start {
                 return Some(ConsumerRecord {
                     topic: &self.set.partition.topic,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::record::batch::RecordBatch;
 use crate::record::encoder::RecordHeader;
 use crate::record::error::{CorruptBatch, CorruptRecord, RecordError};
-use crate::record::varint::{Cursor, VarintError};
+use crate::record::varint::{Cursor, VarintError, WordVarints};
 
 /// A batch's records, decompressed.
 #[derive(Clone, Debug)]
@@ -68,7 +68,15 @@ impl Records {
 
     /// The records in order of their offsets. Ends after the first error.
     pub fn iter(&self) -> RecordIter<'_> {
-        RecordIter { records: self, data: &self.data, at: 0, index: 0, last_delta: -1, done: false }
+        RecordIter {
+            records: self,
+            data: &self.data,
+            at: 0,
+            left: self.record_count,
+            last_delta: -1,
+            done: false,
+            damage: None,
+        }
     }
 
     /// The buffer that records are slices of: `data().slice_ref(value)` keeps one without a copy.
@@ -126,34 +134,29 @@ pub struct RecordIter<'a> {
     data: &'a [u8],
     /// Where the next record begins.
     at: usize,
-    index: i32,
+    left: i32,
     last_delta: i32,
     done: bool,
+    /// What it ended with, until that is told.
+    damage: Option<Damage>,
+}
+
+/// Why records end before their time, or do not end where they should.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Record { index: i32, reason: CorruptRecord },
+    TrailingBytes(usize),
 }
 
 impl<'a> Iterator for RecordIter<'a> {
     type Item = Result<RecordRef<'a>, RecordError>;
 
-    // A record is ten words: handed back through memory it costs as much as its decoding.
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
+        match self.next_valid() {
+            Some(record) => Some(Ok(record)),
+            None => self.damage.take().map(|damage| Err(self.error(damage))),
         }
-        if self.index == self.records.record_count {
-            self.done = true;
-            let trailing = self.data.len() - self.at;
-            return (trailing != 0).then(|| {
-                let reason = CorruptBatch::TrailingBytes(trailing);
-                Err(RecordError::CorruptBatch { base_offset: self.records.base_offset, reason })
-            });
-        }
-        let parsed = self.parse();
-        self.index += 1;
-        Some(parsed.map_err(|reason| {
-            self.done = true;
-            RecordError::CorruptRecord { base_offset: self.records.base_offset, index: self.index - 1, reason }
-        }))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -161,15 +164,120 @@ impl<'a> Iterator for RecordIter<'a> {
             return (0, Some(0));
         }
         // Damage can end it early; trailing bytes add an error.
-        (0, Some((self.records.record_count - self.index) as usize + 1))
+        (0, Some(self.left as usize + 1))
     }
 }
 
 impl FusedIterator for RecordIter<'_> {}
 
 impl<'a> RecordIter<'a> {
+    /// The next record, of records that were read once without an error; of others, `None` also stands for the error, which
+    /// [`next`](Iterator::next) then yields.
+    // A record is ten words: handed back through memory, or beside an error, it costs more than its decoding.
     #[inline(always)]
-    fn parse(&mut self) -> Result<RecordRef<'a>, CorruptRecord> {
+    pub fn next_valid(&mut self) -> Option<RecordRef<'a>> {
+        if self.left == 0 {
+            self.end();
+            return None;
+        }
+        self.left -= 1;
+        match self.parse_small() {
+            Some(record) => Some(record),
+            None => {
+                let RecordRef { offset, timestamp, key, value, headers } = self.parse()?;
+                Some(RecordRef { offset, timestamp, key, value, headers })
+            }
+        }
+    }
+
+    /// Looks for what is wrong behind the last record, once.
+    #[cold]
+    fn end(&mut self) {
+        let trailing = self.data.len() - self.at;
+        if !std::mem::replace(&mut self.done, true) && trailing > 0 {
+            self.damage = Some(Damage::TrailingBytes(trailing));
+        }
+    }
+
+    /// A record whose head is as short as nearly all are: decoded out of two words, where each field read from memory
+    /// asks anew for the end of the bytes. `None`, with nothing taken, for any other, be it whole or damaged.
+    #[inline(always)]
+    fn parse_small(&mut self) -> Option<RecordRef<'a>> {
+        let mut head = WordVarints::at(self.data, self.at)?;
+        let length = usize::try_from(head.varint()?).ok()?;
+        let start = self.at + head.taken;
+        let body = self.data.get(..start.checked_add(length)?)?;
+
+        // Read from all bytes, not the body alone: a short record is followed by others. What was read beyond the body is
+        // no slice of it.
+        let mut head = WordVarints::at(self.data, start)?;
+        // The attributes: no bit of them has a meaning, and Kafka ignores them.
+        head.skip_byte();
+        let timestamp_delta = head.varint()?;
+        let offset_delta = head.varint()?;
+        let key_length = head.varint()?;
+        if offset_delta <= self.last_delta || offset_delta > self.records.last_offset_delta {
+            return None;
+        }
+        let timestamp = match self.records.log_append_time {
+            Some(timestamp) => timestamp,
+            None => self.records.base_timestamp.checked_add(i64::from(timestamp_delta))?,
+        };
+        let mut cursor = Cursor::new(body, start + head.taken);
+        let key = match usize::try_from(key_length) {
+            Ok(length) => Some(cursor.take(length)?),
+            Err(_) => None,
+        };
+        let mut head = WordVarints::at(self.data, cursor.at())?;
+        let value_length = head.varint()?;
+        cursor.take(head.taken)?;
+        let value = match usize::try_from(value_length) {
+            Ok(length) => Some(cursor.take(length)?),
+            Err(_) => None,
+        };
+        let count = cursor.take(1)?[0];
+        let headers_at = cursor.at();
+        if count != 0 {
+            // An even number below 128 is one that is not negative, of one byte.
+            let count = (count & 0x81 == 0).then_some(i32::from(count >> 1))?;
+            cursor = skip_headers(cursor, count)?;
+        }
+        if cursor.left() > 0 {
+            return None;
+        }
+        let headers = Headers { bytes: cursor.since(headers_at), count: usize::from(count >> 1) };
+        self.at = body.len();
+        self.last_delta = offset_delta;
+        // Can't overflow: the batch's last offset doesn't, and this one is not above it.
+        let offset = self.records.base_offset + i64::from(offset_delta);
+        Some(RecordRef { offset, timestamp, key, value, headers })
+    }
+
+    #[cold]
+    fn parse(&mut self) -> Option<RecordRef<'a>> {
+        match self.parse_any() {
+            Ok(record) => Some(record),
+            Err(reason) => {
+                let index = self.records.record_count - self.left - 1;
+                (self.left, self.done) = (0, true);
+                self.damage = Some(Damage::Record { index, reason });
+                None
+            }
+        }
+    }
+
+    #[cold]
+    fn error(&self, damage: Damage) -> RecordError {
+        let base_offset = self.records.base_offset;
+        match damage {
+            Damage::Record { index, reason } => RecordError::CorruptRecord { base_offset, index, reason },
+            Damage::TrailingBytes(trailing) => {
+                RecordError::CorruptBatch { base_offset, reason: CorruptBatch::TrailingBytes(trailing) }
+            }
+        }
+    }
+
+    fn parse_any(&mut self) -> Result<RecordRef<'a>, CorruptRecord> {
         let mut cursor = Cursor::new(self.data, self.at);
         let length = cursor.varint()?;
         let start = cursor.at();
@@ -177,7 +285,6 @@ impl<'a> RecordIter<'a> {
         let body = body.ok_or(CorruptRecord::Length(length))?;
         self.at = body.len();
 
-        // The attributes: no bit of them has a meaning, and Kafka ignores them.
         let mut cursor = Cursor::new(body, start);
         cursor.take(1).ok_or(CorruptRecord::Truncated)?;
         let timestamp_delta = cursor.varlong()?;
@@ -200,7 +307,6 @@ impl<'a> RecordIter<'a> {
         if cursor.left() > 0 {
             return Err(CorruptRecord::TrailingBytes(cursor.left()));
         }
-        // Can't overflow: the batch's last offset doesn't, and this one is not above it.
         let offset = self.records.base_offset + i64::from(offset_delta);
         Ok(RecordRef { offset, timestamp, key, value, headers })
     }
@@ -309,6 +415,12 @@ fn take_headers<'a>(cursor: &mut Cursor<'a>) -> Result<Headers<'a>, CorruptRecor
     }
 }
 
+/// Kept out of the caller's loop, by value, so that a record without headers stays in registers.
+#[inline(never)]
+fn skip_headers(mut cursor: Cursor<'_>, declared: i32) -> Option<Cursor<'_>> {
+    take_some_headers(&mut cursor, declared).is_ok().then_some(cursor)
+}
+
 fn take_some_headers<'a>(cursor: &mut Cursor<'a>, declared: i32) -> Result<Headers<'a>, CorruptRecord> {
     // The smallest header is two bytes: an empty key and a null value. Kafka knows no other limit.
     let count = usize::try_from(declared)
@@ -334,6 +446,71 @@ impl From<VarintError> for CorruptRecord {
         match error {
             VarintError::Truncated => Self::Truncated,
             VarintError::Overflow => Self::VarintOverflow,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::compress::Compression;
+    use crate::record::encoder::BatchEncoder;
+
+    type Outcome = (Vec<String>, Option<String>);
+
+    /// All that `iter` yields; with `is_slow`, every record by the way that takes any.
+    fn read(records: &Records, is_slow: bool) -> Outcome {
+        let mut iter = records.iter();
+        let mut read = Vec::new();
+        while iter.left > 0 {
+            let record = if is_slow {
+                iter.left -= 1;
+                iter.parse()
+            } else {
+                iter.next_valid()
+            };
+            let Some(record) = record else { break };
+            let headers: Vec<_> = record.headers.iter().collect();
+            read.push(format!("{record:?} {headers:?}"));
+        }
+        (read, iter.next().map(|end| end.map_or_else(|error| error.to_string(), |record| format!("{record:?}"))))
+    }
+
+    /// Lengths on both sides of where a varint takes one byte more.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![vec(any::<u8>(), 0..4), vec(any::<u8>(), 60..70), vec(any::<u8>(), 8_180..8_200)]
+    }
+
+    fn delta() -> impl Strategy<Value = i64> {
+        prop_oneof![-70..70i64, 8_180..8_200i64, 1_048_570..1_048_580i64, any::<i32>().prop_map(i64::from)]
+    }
+
+    proptest! {
+        // A record taken out of words is the record that is read byte by byte, and so is what is wrong with it.
+        #[test]
+        fn both_ways_read_the_same(
+            written in vec((delta(), option::of(bytes()), option::of(bytes()), vec(bytes(), 0..3)), 1..8),
+            damage in option::of((any::<prop::sample::Index>(), any::<u8>())),
+        ) {
+            let mut batch = BatchEncoder::new(Vec::new(), 1_700_000_000_000);
+            for (delta, key, value, headers) in &written {
+                let headers: Vec<_> = headers.iter().map(|value| RecordHeader { key: "name", value: Some(value) }).collect();
+                let timestamp = 1_700_000_000_000 + delta;
+                batch.append(timestamp, key.as_deref(), value.as_deref(), &headers).unwrap();
+            }
+            let sealed = batch.seal(Compression::None, None).unwrap().to_bytes();
+            let mut records = RecordBatch::parse(sealed).unwrap().records(usize::MAX).unwrap();
+            if let Some((at, byte)) = damage {
+                let mut data = records.data.to_vec();
+                let at = at.index(data.len());
+                data[at] = byte;
+                records.data = Bytes::from(data);
+            }
+            prop_assert_eq!(read(&records, false), read(&records, true));
         }
     }
 }

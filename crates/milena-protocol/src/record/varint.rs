@@ -174,6 +174,51 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Short varints, out of eight bytes that were read at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WordVarints {
+    bits: u64,
+    /// Bytes that were read.
+    pub(crate) taken: usize,
+}
+
+impl WordVarints {
+    /// The eight bytes at `at`, if there are so many.
+    #[inline(always)]
+    pub(crate) fn at(bytes: &[u8], at: usize) -> Option<Self> {
+        let word = bytes.get(at..)?.first_chunk()?;
+        Some(Self { bits: u64::from_le_bytes(*word), taken: 0 })
+    }
+
+    #[inline(always)]
+    pub(crate) fn skip_byte(&mut self) {
+        self.advance(1);
+    }
+
+    /// A zigzag varint of one byte, or two, or three, if those bytes are in the word; what is longer reads as `None`.
+    #[inline(always)]
+    pub(crate) fn varint(&mut self) -> Option<i32> {
+        let bits = self.bits as u32;
+        let (value, length) = if bits & 0x80 == 0 {
+            (bits & 0x7f, 1)
+        } else if bits & 0x8000 == 0 {
+            (bits & 0x7f | bits >> 1 & 0x3f80, 2)
+        } else if bits & 0x80_0000 == 0 {
+            (bits & 0x7f | bits >> 1 & 0x3f80 | bits >> 2 & 0x1f_c000, 3)
+        } else {
+            return None;
+        };
+        self.advance(length);
+        (self.taken <= 8).then_some(unzigzag32(value))
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, bytes: usize) {
+        self.bits >>= 8 * bytes;
+        self.taken += bytes;
+    }
+}
+
 const fn unzigzag32(value: u32) -> i32 {
     (value >> 1) as i32 ^ -((value & 1) as i32)
 }
