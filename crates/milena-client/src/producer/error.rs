@@ -111,6 +111,8 @@ pub enum Outcome {
 /// Why a record is not acknowledged.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
+// A tag as wide as the words behind it: behind one byte, the metadata of a record is copied across its words.
+#[repr(usize)]
 pub enum ProduceError {
     /// It was never appended to a batch.
     #[error("the record was not appended")]

@@ -45,8 +45,9 @@ pub use milena_core::producer::failure::Hindrance;
 pub use milena_core::producer::partitioner::Partitioner;
 pub use milena_protocol::compress::Compression as Codec;
 
+use self::delivery::Appended;
 use self::driver::Driver;
-use self::partition::{After, Refusal};
+use self::partition::{After, Stop};
 use self::shared::Shared;
 use self::topic::Resolved;
 use crate::client::Client;
@@ -109,12 +110,6 @@ pub struct CloseReport {
     pub possibly_written: u64,
     /// How long it took.
     pub elapsed: Duration,
-}
-
-/// What keeps a record from being appended now.
-enum Wait {
-    Topic,
-    Memory(usize),
 }
 
 impl ProducerBuilder {
@@ -250,11 +245,14 @@ impl Producer {
     /// # Ordering
     /// Of one partition, in the order of the appends; with [`Ordering::Key`] of one key.
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        match self.append(&record, None) {
-            Ok(delivery) => Ok(delivery),
-            Err(Stop::Error(error)) => Err(*error),
-            Err(Stop::Wait(wait)) => self.send_later(record, wait).await,
-        }
+        let stop = {
+            let mut after = After::default();
+            match self.append(&record, &mut None, &mut after) {
+                Some(appended) => return Ok(Delivery::new(appended, after.timestamp)),
+                None => after.stop,
+            }
+        };
+        self.send_later(record, stop).await
     }
 
     /// As [`Self::send`], without waiting.
@@ -262,10 +260,14 @@ impl Producer {
     /// # Errors
     /// [`SendError::BufferFull`] and [`SendError::TopicNotReady`] in place of a wait; else as [`Self::send`].
     pub fn try_send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        self.append(&record, None).map_err(|stop| match stop {
-            Stop::Error(error) => *error,
-            Stop::Wait(Wait::Memory(_)) => SendError::BufferFull { limit: self.buffers().budget().limit() },
-            Stop::Wait(Wait::Topic) => match topic_name::fault(record.topic) {
+        let mut after = After::default();
+        if let Some(appended) = self.append(&record, &mut None, &mut after) {
+            return Ok(Delivery::new(appended, after.timestamp));
+        }
+        Err(match after.stop {
+            Stop::Error(error) => error,
+            Stop::Memory(_) => SendError::BufferFull { limit: self.buffers().budget().limit() },
+            Stop::Topic => match topic_name::fault(record.topic) {
                 Some(reason) => SendError::InvalidTopicName { topic: record.topic.to_owned(), reason },
                 None => {
                     self.handle.shared.client.metadata.want(record.topic);
@@ -357,22 +359,28 @@ impl Producer {
         &self.handle.shared.buffers
     }
 
+    /// Leaves in `granted` what it does not need of it.
     #[inline]
-    fn append(&self, record: &Record<'_>, granted: Option<Reservation>) -> Result<Delivery, Stop> {
+    fn append(&self, record: &Record<'_>, granted: &mut Option<Reservation>, after: &mut After) -> Option<Appended> {
         let last = self.last.load();
         match &*last {
-            Some(resolved) if resolved.is_current(record.topic) => self.append_to(resolved, record, granted),
-            _ => self.append_elsewhere(record, granted),
+            Some(resolved) if resolved.is_current(record.topic) => self.append_to(resolved, record, granted, after),
+            _ => self.append_elsewhere(record, granted, after),
         }
     }
 
     /// To another topic than the last, or one whose partitions have changed.
     #[cold]
-    fn append_elsewhere(&self, record: &Record<'_>, granted: Option<Reservation>) -> Result<Delivery, Stop> {
-        let resolved = self.handle.shared.resolve(record.topic).ok_or(Stop::Wait(Wait::Topic))?;
-        let result = self.append_to(&resolved, record, granted);
+    fn append_elsewhere(
+        &self,
+        record: &Record<'_>,
+        granted: &mut Option<Reservation>,
+        after: &mut After,
+    ) -> Option<Appended> {
+        let Some(resolved) = self.handle.shared.resolve(record.topic) else { return after.stop(Stop::Topic) };
+        let appended = self.append_to(&resolved, record, granted, after);
         self.last.store(Some(resolved));
-        result
+        appended
     }
 
     #[inline]
@@ -380,47 +388,51 @@ impl Producer {
         &self,
         resolved: &Resolved,
         record: &Record<'_>,
-        granted: Option<Reservation>,
-    ) -> Result<Delivery, Stop> {
+        granted: &mut Option<Reservation>,
+        after: &mut After,
+    ) -> Option<Appended> {
         let shared = &self.handle.shared;
         let partitions = resolved.partitions.present();
         if partitions.is_empty() {
-            return Err(Stop::Wait(Wait::Topic));
+            return after.stop(Stop::Topic);
         }
-        let (partition, is_sticky) = resolved.topic.choose(shared, record, partitions)?;
-        let mut after = After::default();
-        let result = partition.append(shared, record, self.number, granted, &mut after);
+        let (partition, is_sticky) = match resolved.topic.choose(shared, record, partitions) {
+            Ok(chosen) => chosen,
+            Err(error) => return after.stop(error),
+        };
+        let appended = partition.append(shared, record, self.number, granted, after);
         if is_sticky {
-            resolved.topic.appended(shared, partition.index, &after, partitions);
+            resolved.topic.appended(shared, partition.index, after, partitions);
         }
         if after.is_due() {
             shared.follow_up(partition, after);
         }
-        result.map_err(Stop::from)
+        appended
     }
 
     /// The way of the few: waits for what is missing, then appends.
-    async fn send_later(&self, record: Record<'_>, first: Wait) -> Result<Delivery, SendError> {
+    async fn send_later(&self, record: Record<'_>, first: Stop) -> Result<Delivery, SendError> {
         let shared = &self.handle.shared;
         let limit = shared.config.max_block;
         let deadline = Instant::now() + limit.min(Duration::from_secs(24 * 3600));
-        let mut wait = first;
+        let mut stop = first;
         loop {
-            let granted = match wait {
-                Wait::Topic => {
+            let mut granted = match stop {
+                Stop::Topic => {
                     self.resolve(record.topic, deadline).await?;
                     None
                 }
-                Wait::Memory(bytes) => {
+                Stop::Memory(bytes) => {
                     let granted = timeout_at(deadline, self.buffers().budget().reserve(bytes)).await;
                     Some(granted.map_err(|_| SendError::Blocked { waited: limit })?)
                 }
+                Stop::Error(error) => return Err(error),
             };
-            match self.append(&record, granted) {
-                Ok(delivery) => return Ok(delivery),
-                Err(Stop::Error(error)) => return Err(*error),
-                Err(Stop::Wait(next)) => wait = next,
+            let mut after = After::default();
+            if let Some(appended) = self.append(&record, &mut granted, &mut after) {
+                return Ok(Delivery::new(appended, after.timestamp));
             }
+            stop = after.stop;
         }
     }
 
@@ -450,28 +462,6 @@ struct Answers {
 impl Drop for Answers {
     fn drop(&mut self) {
         self.completion.leave(&mut self.slot);
-    }
-}
-
-/// Why a record is not appended now.
-enum Stop {
-    Wait(Wait),
-    /// Boxed: what is returned for every record stays small.
-    Error(Box<SendError>),
-}
-
-impl From<SendError> for Stop {
-    fn from(error: SendError) -> Self {
-        Self::Error(Box::new(error))
-    }
-}
-
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Memory(bytes) => Self::Wait(Wait::Memory(bytes)),
-            Refusal::Error(error) => Self::Error(error),
-        }
     }
 }
 

@@ -21,7 +21,7 @@ use milena_protocol::Uuid;
 use milena_protocol::record::BATCH_HEADER_LEN;
 
 use super::config::Ordering;
-use super::delivery::Delivery;
+use super::delivery::Appended;
 use super::error::SendError;
 use super::record::Record;
 use super::shared::{Shared, lock};
@@ -100,6 +100,10 @@ pub(super) struct After {
     pub(super) deadline: Option<Instant>,
     /// Nobody leads the partition.
     pub(super) leaderless: bool,
+    /// The record's time, where it was appended.
+    pub(super) timestamp: i64,
+    /// Why it wasn't, elsewhere.
+    pub(super) stop: Stop,
     /// Bytes that the record takes, with its batch's header if it is the first; 0 where it wasn't appended.
     pub(super) appended: usize,
     /// Its batch takes no more.
@@ -107,6 +111,13 @@ pub(super) struct After {
 }
 
 impl After {
+    /// The record is not appended.
+    #[cold]
+    pub(super) fn stop(&mut self, stop: impl Into<Stop>) -> Option<Appended> {
+        self.stop = stop.into();
+        None
+    }
+
     /// Whether there is anything to do: seldom, once per batch or so.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
@@ -114,16 +125,20 @@ impl After {
     }
 }
 
-pub(super) enum Refusal {
+/// Why a record is not appended now.
+#[derive(Debug, Default)]
+pub(super) enum Stop {
+    /// The topic's metadata must be known first.
+    #[default]
+    Topic,
     /// So many bytes must be reserved first.
     Memory(usize),
-    /// Boxed: what is returned for every record stays small.
-    Error(Box<SendError>),
+    Error(SendError),
 }
 
-impl From<SendError> for Refusal {
+impl From<SendError> for Stop {
     fn from(error: SendError) -> Self {
-        Self::Error(Box::new(error))
+        Self::Error(error)
     }
 }
 
@@ -175,25 +190,25 @@ impl Partition {
         shared: &Shared,
         record: &Record<'_>,
         handle: u64,
-        granted: Option<Reservation>,
+        granted: &mut Option<Reservation>,
         after: &mut After,
-    ) -> Result<Delivery, Refusal> {
+    ) -> Option<Appended> {
         if self.is_spread.load(Relaxed)
-            && let Some(result) = self.append_to_share(shared, record, handle, after)
+            && let Some(appended) = self.append_to_share(shared, record, handle, after)
         {
-            return result;
+            return Some(appended);
         }
         let mut state = self.lock_to_append(shared);
         // Under the lock: whoever closes the producer has said so before looking at the partitions.
         if shared.is_closed() {
-            return Err(SendError::Closed.into());
+            return after.stop(SendError::Closed);
         }
         let result = match state.taking.whole.append_in_place(&self.settings, &shared.config, record, after) {
-            Some(delivery) => {
+            Some(appended) => {
                 if after.is_full {
                     state.close();
                 }
-                Ok(delivery)
+                Some(appended)
             }
             None => self.append_with_care(shared, &mut state, record, handle, granted, after),
         };
@@ -239,18 +254,19 @@ impl Partition {
         record: &Record<'_>,
         handle: u64,
         after: &mut After,
-    ) -> Option<Result<Delivery, Refusal>> {
+    ) -> Option<Appended> {
         // A share of a partition that was gathered meanwhile has nothing open.
         let (share, mut slot) = lock_share(self.shares.get()?, record.key, handle);
+        // The way with care says so.
         if shared.is_closed() {
-            return Some(Err(SendError::Closed.into()));
+            return None;
         }
-        let delivery = slot.append_in_place(&self.settings, &shared.config, record, after)?;
+        let appended = slot.append_in_place(&self.settings, &shared.config, record, after)?;
         drop(slot);
         if after.is_full {
             self.close_full(share, after);
         }
-        Some(Ok(delivery))
+        Some(appended)
     }
 
     #[cold]
@@ -276,9 +292,9 @@ impl Partition {
         state: &mut State,
         record: &Record<'_>,
         handle: u64,
-        granted: Option<Reservation>,
+        granted: &mut Option<Reservation>,
         after: &mut After,
-    ) -> Result<Delivery, Refusal> {
+    ) -> Option<Appended> {
         if state.taking.is_calm() && !shared.client.clock.is_virtual() {
             state.close();
             state.taking.gather();
@@ -289,13 +305,13 @@ impl Partition {
             let result = self.append_in(shared, state, (&mut whole, None), record, granted, after);
             whole.drop_empty();
             state.taking.whole = whole;
-            return result;
+            return result.map_err(|stop| after.stop = stop).ok();
         };
         let (share, mut slot) = lock_share(&shares, record.key, handle);
         let result = self.append_in(shared, state, (&mut slot, Some(share)), record, granted, after);
         slot.drop_empty();
         state.taking.opened(share, &slot);
-        result
+        result.map_err(|stop| after.stop = stop).ok()
     }
 
     fn append_in(
@@ -304,9 +320,9 @@ impl Partition {
         state: &mut State,
         (slot, share): (&mut Slot, Option<usize>),
         record: &Record<'_>,
-        mut granted: Option<Reservation>,
+        granted: &mut Option<Reservation>,
         after: &mut After,
-    ) -> Result<Delivery, Refusal> {
+    ) -> Result<Appended, Stop> {
         if slot.wants_clock() {
             slot.wall_millis = shared.client.clock.wall_millis();
         }
@@ -330,7 +346,7 @@ impl Partition {
                 Room::Grow(_) if open.is_empty() => {
                     slot.open = None;
                     if granted.is_none() {
-                        return Err(Refusal::Memory(BufferPool::capacity_for(length)));
+                        return Err(Stop::Memory(BufferPool::capacity_for(length)));
                     }
                     continue;
                 }
@@ -343,13 +359,14 @@ impl Partition {
                 .append(usize::MAX, timestamp, record.key, record.value, record.headers)
                 .map_err(SendError::unencodable)?
                 .expect("there was room, or room was made");
-            let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
+            let completion = Arc::clone(open.completion());
+            after.timestamp = timestamp;
             after.appended = if index == 0 { length + BATCH_HEADER_LEN } else { length };
             if open.len() >= batch_size {
                 after.is_full = true;
                 state.close_slot(slot, share);
             }
-            return Ok(delivery);
+            return Ok(Appended { completion, index });
         }
     }
 
@@ -361,7 +378,7 @@ impl Partition {
         record: &Record<'_>,
         granted: Option<Reservation>,
         after: &mut After,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Stop> {
         // A generous bound of the record's own length; what is exact is known once there is a batch.
         let headers: usize = record.headers.iter().map(|header| header.key.len() + value_len(header.value) + 10).sum();
         let least =
@@ -375,7 +392,7 @@ impl Partition {
                 let wished = budget.try_reserve(BufferPool::capacity_for(usual.max(least)));
                 match wished.or_else(|| budget.try_reserve(BufferPool::capacity_for(least))) {
                     Some(charge) => charge,
-                    None => return Err(Refusal::Memory(BufferPool::capacity_for(least))),
+                    None => return Err(Stop::Memory(BufferPool::capacity_for(least))),
                 }
             }
         };

@@ -345,7 +345,7 @@ impl Shared {
     }
 
     /// Does what an append asks for.
-    pub(super) fn follow_up(self: &Arc<Self>, partition: &Arc<Partition>, after: After) {
+    pub(super) fn follow_up(self: &Arc<Self>, partition: &Arc<Partition>, after: &After) {
         if let Some(at) = after.deadline {
             self.arm(at, partition, Due::Deadline);
         }

@@ -11,7 +11,7 @@ use milena_core::producer::completion::Completion;
 use milena_core::producer::open_batch::OpenBatch;
 
 use super::config::ProducerConfig;
-use super::delivery::Delivery;
+use super::delivery::Appended;
 use super::partition::After;
 use super::record::Record;
 use super::shared::lock;
@@ -47,17 +47,18 @@ impl Slot {
         config: &ProducerConfig,
         record: &Record<'_>,
         after: &mut After,
-    ) -> Option<Delivery> {
+    ) -> Option<Appended> {
         let open = self.open.as_mut().filter(|open| self.records_since_clock != 0 && !open.is_empty())?;
         let timestamp = record.timestamp.unwrap_or(self.wall_millis);
         let (limit, before) = (settings.batch_size.min(config.max_request_size), open.len());
         // What is wrong with a record is found out with care.
         let index = open.append(limit, timestamp, record.key, record.value, record.headers).ok().flatten()?;
-        let delivery = Delivery::new(Arc::clone(open.completion()), index, timestamp);
+        after.timestamp = timestamp;
         after.appended = open.len() - before;
         after.is_full = open.len() >= settings.batch_size;
+        let completion = Arc::clone(open.completion());
         self.count_record();
-        Some(delivery)
+        Some(Appended { completion, index })
     }
 
     #[inline]

@@ -4,7 +4,7 @@ use milena_broker::Broker;
 use milena_core::producer::completion::Completion;
 
 use super::*;
-use crate::producer::delivery::Delivery;
+use crate::producer::delivery::{Appended, Delivery};
 use crate::producer::{Outcome, Producer, Record};
 use crate::test_link::client_of;
 
@@ -20,7 +20,7 @@ async fn errand() -> (Producer, Errand, Delivery) {
     let completion = Completion::new("t".into(), 0);
     let mut open = OpenBatch::new(&shared.buffers, charge, completion, shared.client.clock.now(), 0);
     let index = open.append(usize::MAX, 0, None, Some(&[b'x'; 1_000]), &[]).unwrap().expect("room");
-    let delivery = Delivery::new(Arc::clone(open.completion()), index, 0);
+    let delivery = Delivery::new(Appended { completion: Arc::clone(open.completion()), index }, 0);
     let choice = CompressionChoice::fixed(Compression::Lz4, None);
     let errand = Errand::new(shared, &partition, open, choice);
     partition.lock().closing.push_back(errand.placeholder());
