@@ -54,7 +54,7 @@ impl Shared {
         let mut nodes: Vec<_> = sent
             .iter()
             .filter_map(|sent| {
-                let mut state = sent.partition.lock();
+                let mut state = sent.partition.lock()?;
                 self.list(&sent.partition, &mut state)
             })
             .chain([node])
@@ -86,7 +86,7 @@ impl Shared {
         for sent in sent {
             let of_topic = |topic: &&TopicProduceResponse| match version {
                 FIRST_WITH_TOPIC_IDS.. => topic.topic_id == sent.topic_id,
-                _ => *topic.name == *sent.partition.topic,
+                _ => *topic.name == **sent.partition.topic(),
             };
             let found = response
                 .responses
@@ -113,10 +113,11 @@ impl Shared {
             tracing::debug!(partition = ?sent.partition, ?answer, "batch not acknowledged");
         }
         let now = self.client.clock.now();
-        let mut state = sent.partition.lock();
+        // Never idle: the batch is in its queue.
+        let Some(mut state) = sent.partition.lock() else { return };
         {
             let mut rng = lock(&self.rng);
-            state.queue.answer(now, &sent.partition.settings.queue, sent.ticket, answer, &mut rng);
+            state.queue.answer(now, &sent.partition.settings().queue, sent.ticket, answer, &mut rng);
         }
         let done = state.queue.take_done();
         let bump = state.queue.poll_bump();

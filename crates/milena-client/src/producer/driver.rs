@@ -78,7 +78,9 @@ impl Shared {
     /// Whether anything is open, queued or in flight.
     pub(super) fn has_work(&self) -> bool {
         self.active_partitions.load(Relaxed) > 0
-            && self.topics().iter().any(|topic| topic.partitions().iter().any(|partition| partition.lock().has_work()))
+            && self.topics().iter().any(|topic| {
+                topic.partitions().iter().any(|partition| partition.lock().is_some_and(|state| state.has_work()))
+            })
     }
 
     fn fire(self: &Arc<Self>, now: Instant) {
@@ -90,10 +92,7 @@ impl Shared {
             nodes.extend(match due {
                 Due::Linger(number) => self.end_linger(&partition, number),
                 Due::Age => self.end_age(&partition, now),
-                Due::Retry => {
-                    let mut state = partition.lock();
-                    self.list(&partition, &mut state)
-                }
+                Due::Retry => partition.lock().and_then(|mut state| self.list(&partition, &mut state)),
                 Due::Deadline => self.expire(&partition, now),
             });
         }
@@ -107,7 +106,7 @@ impl Shared {
     /// The open batch may go. It is not closed here: while the broker is behind, a batch closed at every linger's end
     /// would be one of a few records, and more of them than the broker can answer.
     fn end_linger(&self, partition: &Arc<Partition>, number: u64) -> Option<i32> {
-        let mut state = partition.lock();
+        let mut state = partition.lock()?;
         if state.opened != number || !state.taking.has_open() {
             return None;
         }
@@ -118,12 +117,12 @@ impl Shared {
 
     /// What could not be sent for long takes no more records: they would run out of time with its first one.
     fn end_age(&self, partition: &Arc<Partition>, now: Instant) -> Option<i32> {
-        let mut state = partition.lock();
+        let mut state = partition.lock()?;
         state.age_armed = false;
         if !state.ripe {
             return None;
         }
-        let is_old = state.taking.oldest().is_some_and(|created| created + partition.settings.patience <= now);
+        let is_old = state.taking.oldest().is_some_and(|created| created + partition.settings().patience <= now);
         if !is_old {
             self.arm_age(partition, &mut state);
             return None;
@@ -137,13 +136,14 @@ impl Shared {
     fn arm_age(&self, partition: &Arc<Partition>, state: &mut State) {
         let Some(created) = state.taking.oldest().filter(|_| !state.age_armed) else { return };
         state.age_armed = true;
-        self.arm(created + partition.settings.patience, partition, Due::Age);
+        self.arm(created + partition.settings().patience, partition, Due::Age);
     }
 
-    /// Reports what ran out of time, and sets the timer for what runs out next.
+    /// Reports what ran out of time, and sets the timer for the next look; or ends it with the partition's state, where
+    /// nothing was opened since the last one.
     fn expire(self: &Arc<Self>, partition: &Arc<Partition>, now: Instant) -> Option<i32> {
-        let mut state = partition.lock();
-        let queue = &partition.settings.queue;
+        let mut state = partition.lock()?;
+        let queue = &partition.settings().queue;
         let timeout = queue.delivery_timeout;
         if state.taking.oldest().is_some_and(|created| created + timeout <= now) {
             state.close();
@@ -163,18 +163,16 @@ impl Shared {
         state.queue.expire(now, queue);
         let mut done = state.queue.take_done();
         let bump = state.queue.poll_bump();
-        match state.next_deadline(queue) {
-            Some(at) => self.arm(at, partition, Due::Deadline),
-            // What is being compressed is looked at when it is back; until then it is no reason to stay idle for good.
-            None if !state.closing.is_empty() => self.arm(now + timeout, partition, Due::Deadline),
-            None => {
-                state.deadline_armed = false;
-                self.active_partitions.fetch_sub(1, Relaxed);
-            }
-        }
         partition.publish(&state);
         let node = self.list(partition, &mut state);
         let leader = state.leader;
+        let next_look = now + partition.settings().look_after;
+        let next = state.next_deadline(queue).map_or(next_look, |deadline| deadline.min(next_look));
+        let is_quiet = state.opened_before == state.opened;
+        state.opened_before = state.opened;
+        if !(is_quiet && partition.retire(self, &mut state)) {
+            self.arm(next, partition, Due::Deadline);
+        }
         drop(state);
         for done in &mut done {
             let Some((_, outcome)) = &mut done.report else { continue };
@@ -225,11 +223,11 @@ impl Shared {
     pub(super) fn abort(self: &Arc<Self>, failure: &ProduceFailure) {
         for topic in self.topics() {
             for partition in topic.partitions().iter() {
-                let mut guard = partition.lock();
+                let Some(mut guard) = partition.lock() else { continue };
                 let state: &mut State = &mut guard;
                 state.close();
                 let closing = std::mem::take(&mut state.closing).into();
-                state.queue.abort(&partition.settings.queue, failure);
+                state.queue.abort(&partition.settings().queue, failure);
                 let done = state.queue.take_done();
                 let bump = state.queue.poll_bump();
                 partition.publish(state);
@@ -249,7 +247,7 @@ impl Shared {
         let mut nodes = Vec::new();
         for topic in self.topics() {
             for partition in topic.partitions().iter() {
-                let mut state = partition.lock();
+                let Some(mut state) = partition.lock() else { continue };
                 state.close();
                 unanswered.extend(state.unanswered());
                 partition.publish(&state);

@@ -9,6 +9,7 @@ mod config;
 mod delivery;
 mod driver;
 mod error;
+mod idle;
 mod metrics;
 mod node;
 mod partition;

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::Instant;
 
 use milena_core::producer::budget::Reservation;
@@ -23,6 +23,7 @@ use milena_protocol::record::BATCH_HEADER_LEN;
 use super::config::Ordering;
 use super::delivery::Appended;
 use super::error::SendError;
+use super::idle::{Held, Locked};
 use super::record::Record;
 use super::shared::{Shared, lock};
 use super::taking::{Share, Slot, Taking, lock_share};
@@ -32,26 +33,34 @@ use super::topic_config::Settings;
 const FIRST_BUFFER: usize = 4 * 1024;
 const NOBODY: i32 = -1;
 
-pub(super) struct Partition {
-    pub(super) topic: Arc<str>,
-    pub(super) index: i32,
+/// What all partitions of a topic have the same.
+pub(super) struct OfTopic {
+    pub(super) name: Arc<str>,
     pub(super) settings: Arc<Settings>,
+}
+
+pub(super) struct Partition {
+    of: Arc<OfTopic>,
+    pub(super) index: i32,
     /// Batches closed and not in flight, for the adaptive partitioner.
     queued: AtomicU32,
     /// The node that leads it, for the same; [`NOBODY`] where there is none.
     leader: AtomicI32,
     /// Whether `shares` take the records.
     is_spread: AtomicBool,
-    /// Made when it is spread for the first time.
-    shares: OnceLock<Arc<[Share]>>,
-    state: Mutex<State>,
+    /// Made when it is spread for the first time. Boxed: of the many that are idle few ever are.
+    shares: OnceLock<Box<Arc<[Share]>>>,
+    held: Mutex<Held>,
 }
 
+/// What a partition has while it is not idle, and a timer that looks whether it is.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) taking: Taking,
     /// Counts what becomes the oldest open batch, so that a timer knows whether it is about the one that is so now.
     pub(super) opened: u64,
+    /// What that was when it was last looked whether the partition is idle.
+    pub(super) opened_before: u64,
     /// Closed and not sealed yet, oldest first.
     pub(super) closing: VecDeque<Closing>,
     pub(super) queue: PartitionQueue<ProducerBatch>,
@@ -68,7 +77,6 @@ pub(super) struct State {
     /// The oldest open batch has lingered long enough: it goes as soon as it can be sent, and takes records until then.
     pub(super) ripe: bool,
     pub(super) age_armed: bool,
-    pub(super) deadline_armed: bool,
     /// A wave found the open batch and no token for it: it waits for its linger.
     pub(super) must_linger: bool,
 }
@@ -96,7 +104,7 @@ pub(super) struct After {
     pub(super) pump: Option<i32>,
     /// Arm the linger timer of this batch.
     pub(super) linger: Option<(Instant, u64)>,
-    /// Arm the partition's delivery deadline.
+    /// Arm the partition's timer: it was idle.
     pub(super) deadline: Option<Instant>,
     /// Nobody leads the partition.
     pub(super) leaderless: bool,
@@ -143,21 +151,58 @@ impl From<SendError> for Stop {
 }
 
 impl Partition {
-    pub(super) fn new(topic: Arc<str>, index: i32, settings: Arc<Settings>) -> Arc<Self> {
+    pub(super) fn new(of: Arc<OfTopic>, index: i32) -> Arc<Self> {
         Arc::new(Self {
-            topic,
+            of,
             index,
-            settings,
             queued: AtomicU32::new(0),
             leader: AtomicI32::new(NOBODY),
             is_spread: AtomicBool::new(false),
             shares: OnceLock::new(),
-            state: Mutex::default(),
+            held: Mutex::default(),
         })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn topic(&self) -> &Arc<str> {
+        &self.of.name
+    }
+
+    #[inline]
+    pub(super) fn settings(&self) -> &Settings {
+        &self.of.settings
+    }
+
+    /// Its state; `None` while it is idle.
+    pub(super) fn lock(&self) -> Option<Locked<'_>> {
+        Locked::new(lock(&self.held))
+    }
+
+    /// Has `change` made to its state, be it idle or not.
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        lock(&self.held).update(change)
+    }
+
+    /// As [`Self::lock`], for one that was taken off a list. Marks it so if it is idle.
+    pub(super) fn lock_listed(&self) -> Option<Locked<'_>> {
+        let mut held = lock(&self.held);
+        held.unlist();
+        Locked::new(held)
+    }
+
+    /// Gives up what an idle partition need not have. Says whether that was done.
+    pub(super) fn retire(&self, shared: &Shared, state: &mut Locked<'_>) -> bool {
+        if state.has_work() {
+            return false;
+        }
+        // What has nothing open may be gathered at any time; and where its shares are, everybody looks with care.
+        state.taking.gather();
+        self.is_spread.store(false, Relaxed);
+        self.publish(state);
+        let is_retired = state.retire();
+        if is_retired {
+            shared.active_partitions.fetch_sub(1, Relaxed);
+        }
+        is_retired
     }
 
     /// How it stands for the partitioner; what depends on its leader is for whoever knows that one.
@@ -198,49 +243,68 @@ impl Partition {
         {
             return Some(appended);
         }
-        let mut state = self.lock_to_append(shared);
+        let settings = self.settings();
+        let (mut held, found_locked) = match settings.ordering {
+            Ordering::Partition => (lock(&self.held), false),
+            Ordering::Key => self.lock_to_append(),
+        };
         // Under the lock: whoever closes the producer has said so before looking at the partitions.
         if shared.is_closed() {
             return after.stop(SendError::Closed);
         }
-        let result = match state.taking.whole.append_in_place(&self.settings, &shared.config, record, after) {
+        let state = match &mut held.active {
+            Some(state) => &mut **state,
+            None => self.wake(shared, &mut held, after),
+        };
+        if settings.ordering == Ordering::Key {
+            self.spread_if_contended(shared, state, found_locked);
+        }
+        let result = match state.taking.whole.append_in_place(settings, &shared.config, record, after) {
             Some(appended) => {
                 if after.is_full {
                     state.close();
                 }
                 Some(appended)
             }
-            None => self.append_with_care(shared, &mut state, record, handle, granted, after),
+            None => self.append_with_care(shared, state, record, handle, granted, after),
         };
         if !state.listed {
-            self.after_append(&mut state, after);
+            self.after_append(state, after);
         }
         result
     }
 
-    /// The partition's lock; where order is that of keys, spreads the partition if too many wait for it.
+    /// The partition's lock, with whether somebody had it.
     #[inline]
-    fn lock_to_append(&self, shared: &Shared) -> MutexGuard<'_, State> {
-        if self.settings.ordering == Ordering::Partition {
-            return self.lock();
-        }
-        let (mut state, found_locked) = match self.state.try_lock() {
-            Ok(state) => (state, false),
-            Err(TryLockError::WouldBlock) => (self.lock(), true),
+    fn lock_to_append(&self) -> (MutexGuard<'_, Held>, bool) {
+        match self.held.try_lock() {
+            Ok(held) => (held, false),
+            Err(TryLockError::WouldBlock) => (lock(&self.held), true),
             Err(TryLockError::Poisoned(poisoned)) => (poisoned.into_inner(), false),
-        };
+        }
+    }
+
+    /// Makes the state of an idle partition, and has its timer armed.
+    #[cold]
+    fn wake<'a>(&self, shared: &Shared, held: &'a mut Held, after: &mut After) -> &'a mut State {
+        shared.active_partitions.fetch_add(1, Relaxed);
+        after.deadline = Some(shared.client.clock.now() + self.settings().look_after);
+        held.wake()
+    }
+
+    /// Spreads the partition if too many wait for it.
+    fn spread_if_contended(&self, shared: &Shared, state: &mut State, found_locked: bool) {
         // In virtual time nobody is ever in another's way: what is to be simulated is spread from the beginning.
         let is_virtual = state.taking.shares().is_none() && shared.client.clock.is_virtual();
         if state.taking.is_contended(found_locked) || is_virtual {
-            self.spread(shared, &mut state);
+            self.spread(shared, state);
         }
-        state
     }
 
     #[cold]
     fn spread(&self, shared: &Shared, state: &mut State) {
         state.close();
-        let shares = self.shares.get_or_init(|| (0..shared.shares).map(|_| Share::default()).collect());
+        let shares = self.shares.get_or_init(|| Box::new((0..shared.shares).map(|_| Share::default()).collect()));
         state.taking.spread(shares);
         shared.counters.spreads.fetch_add(1, Relaxed);
         self.is_spread.store(true, Relaxed);
@@ -261,7 +325,7 @@ impl Partition {
         if shared.is_closed() {
             return None;
         }
-        let appended = slot.append_in_place(&self.settings, &shared.config, record, after)?;
+        let appended = slot.append_in_place(self.settings(), &shared.config, record, after)?;
         drop(slot);
         if after.is_full {
             self.close_full(share, after);
@@ -271,11 +335,11 @@ impl Partition {
 
     #[cold]
     fn close_full(&self, share: usize, after: &mut After) {
-        let mut state = self.lock();
+        let Some(mut state) = self.lock() else { return };
         let Some(shares) = state.taking.shares().cloned() else { return };
         let mut slot = lock(&shares[share]);
         // Unless somebody else has closed it, and others have begun the next one.
-        if slot.open.as_ref().is_some_and(|open| open.len() >= self.settings.batch_size) {
+        if slot.open.as_ref().is_some_and(|open| open.len() >= self.settings().batch_size) {
             state.close_slot(&mut slot, Some(share));
         }
         drop(slot);
@@ -327,11 +391,11 @@ impl Partition {
             slot.wall_millis = shared.client.clock.wall_millis();
         }
         slot.count_record();
-        let batch_size = self.settings.batch_size;
+        let batch_size = self.settings().batch_size;
         loop {
             let timestamp = record.timestamp.unwrap_or(slot.wall_millis);
             let Some(open) = &mut slot.open else {
-                self.open(shared, state, slot, record, granted.take(), after)?;
+                self.open(shared, state, slot, record, granted.take())?;
                 continue;
             };
             let length = open.encoded_len(timestamp, record.key, record.value, record.headers);
@@ -377,14 +441,13 @@ impl Partition {
         slot: &mut Slot,
         record: &Record<'_>,
         granted: Option<Reservation>,
-        after: &mut After,
     ) -> Result<(), Stop> {
         // A generous bound of the record's own length; what is exact is known once there is a batch.
         let headers: usize = record.headers.iter().map(|header| header.key.len() + value_len(header.value) + 10).sum();
         let least =
             (value_len(record.key) + value_len(record.value) + headers + 40).min(shared.config.max_request_size);
         let fair = shared.fair_buffer() / state.taking.shares().map_or(1, |shares| shares.len());
-        let usual = slot.usual.clamp(FIRST_BUFFER, self.settings.batch_size.max(FIRST_BUFFER)).min(fair);
+        let usual = slot.usual.clamp(FIRST_BUFFER, self.settings().batch_size.max(FIRST_BUFFER)).min(fair);
         let budget = shared.buffers.budget();
         let charge = match granted {
             Some(granted) => granted,
@@ -399,7 +462,7 @@ impl Partition {
         let now = shared.client.clock.now();
         slot.read_clock(shared.client.clock.wall_millis());
         let timestamp = record.timestamp.unwrap_or(slot.wall_millis);
-        let completion = Completion::new(Arc::clone(&self.topic), self.index);
+        let completion = Completion::new(Arc::clone(self.topic()), self.index);
         slot.open = Some(OpenBatch::new(&shared.buffers, charge, completion, now, timestamp));
         if !state.taking.has_open() {
             state.opened += 1;
@@ -408,11 +471,6 @@ impl Partition {
             state.ripe = false;
         }
         shared.counters.batches.fetch_add(1, Relaxed);
-        if !state.deadline_armed {
-            state.deadline_armed = true;
-            shared.active_partitions.fetch_add(1, Relaxed);
-            after.deadline = Some(now + self.settings.queue.delivery_timeout);
-        }
         Ok(())
     }
 
@@ -520,6 +578,6 @@ impl State {
 
 impl fmt::Debug for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.topic, self.index)
+        write!(f, "{}-{}", self.topic(), self.index)
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn advance(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &
                 let (created, share) = (open.created(), open.share());
                 match seal(shared, open, choice) {
                     Ok(batch) => {
-                        state.chooser.sealed(&partition.settings.compression, reason(&batch, choice));
+                        state.chooser.sealed(&partition.settings().compression, reason(&batch, choice));
                         state.queue.push(created, batch, share);
                         return;
                     }
@@ -75,7 +75,7 @@ pub(super) fn advance(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &
 fn choose(shared: &Shared, partition: &Partition, state: &mut State, open: &OpenBatch) -> CompressionChoice {
     // Batches that pile up say nothing: it may be the broker that holds them up.
     let busy_percent = || lock(&shared.effort).percent(shared.client.clock.now());
-    state.chooser.choose(&partition.settings.compression, open.records(), busy_percent)
+    state.chooser.choose(&partition.settings().compression, open.records(), busy_percent)
 }
 
 /// Why the batch is as it is, once that is known.
@@ -103,7 +103,7 @@ fn seal(shared: &Shared, open: OpenBatch, choice: CompressionChoice) -> Result<P
 /// Has large batches compressed elsewhere. In virtual time nothing is elsewhere: everything runs in place, so that
 /// a simulation repeats itself.
 fn send_away(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &mut State, later: &mut Later) {
-    if partition.settings.compression.is_none() || shared.client.clock.is_virtual() {
+    if partition.settings().compression.is_none() || shared.client.clock.is_virtual() {
         return;
     }
     for place in 0..state.closing.len().min(AWAY) {
@@ -181,27 +181,26 @@ impl Errand {
     fn come_back(mut self, result: Result<ProducerBatch, BatchOutcome>) {
         let share = self.share.take().expect("it comes back once");
         let (shared, partition) = (&self.shared, &self.partition);
-        let mut state = partition.lock();
-        if let Ok(batch) = &result {
-            state.chooser.sealed(&partition.settings.compression, reason(batch, self.choice));
-        }
-        let place = self.place(&mut state);
         // What is dropped or told, is so with the lock released.
-        let (orphan, unsealed) = match (place, result) {
-            (Some(place), Ok(batch)) => {
-                *place = Closing::Sealed { created: self.created, batch, share };
-                (None, None)
+        let (orphan, unsealed, node) = partition.update(|state| {
+            if let Ok(batch) = &result {
+                state.chooser.sealed(&partition.settings().compression, reason(batch, self.choice));
             }
-            (place, Err(outcome)) => {
-                place.into_iter().for_each(|place| *place = Closing::Void);
-                (None, Some((share, outcome)))
-            }
-            // Given up meanwhile by a close that did not wait.
-            (None, Ok(batch)) => (Some(batch), Some((share, BatchOutcome::Failed(ProduceFailure::Closed)))),
-        };
-        state.sweep();
-        let node = shared.list(partition, &mut state);
-        drop(state);
+            let (orphan, unsealed) = match (self.place(state), result) {
+                (Some(place), Ok(batch)) => {
+                    *place = Closing::Sealed { created: self.created, batch, share };
+                    (None, None)
+                }
+                (place, Err(outcome)) => {
+                    place.into_iter().for_each(|place| *place = Closing::Void);
+                    (None, Some((share, outcome)))
+                }
+                // Given up meanwhile by a close that did not wait.
+                (None, Ok(batch)) => (Some(batch), Some((share, BatchOutcome::Failed(ProduceFailure::Closed)))),
+            };
+            state.sweep();
+            (orphan, unsealed, shared.list(partition, state))
+        });
         drop(orphan);
         if let Some((share, outcome)) = unsealed {
             shared.answer(share, outcome);
@@ -222,16 +221,17 @@ impl Drop for Errand {
         let Some(share) = self.share.take() else { return };
         drop(self.work.take());
         let shared = Arc::clone(&self.shared);
-        let mut state = self.partition.lock();
-        let failure = match self.place(&mut state) {
-            Some(place) => {
-                *place = Closing::Void;
-                ProduceFailure::Unsendable("its compression was cut short".into())
-            }
-            None => ProduceFailure::Closed,
-        };
-        state.sweep();
-        drop(state);
+        let failure = self.partition.update(|state| {
+            let failure = match self.place(state) {
+                Some(place) => {
+                    *place = Closing::Void;
+                    ProduceFailure::Unsendable("its compression was cut short".into())
+                }
+                None => ProduceFailure::Closed,
+            };
+            state.sweep();
+            failure
+        });
         shared.answer(share, BatchOutcome::Failed(failure));
         // This may be any thread, and one that panics: the driver sends what waits behind the batch.
         shared.arm(shared.client.clock.now(), &self.partition, Due::Retry);

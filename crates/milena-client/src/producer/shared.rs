@@ -256,21 +256,22 @@ impl Shared {
         for partition in partitions.iter() {
             let leader = snapshot.leader(&topic.name, partition.index);
             let leader = leader.map(|(node, epoch)| Leader { node, epoch: epoch.unwrap_or(-1) });
-            let mut state = partition.lock();
-            if is_other(state.topic_id, partitions.topic_id()) {
-                // The new log's elections are counted from 0 again: nothing that is known of the old one's counts.
-                state.queue.log_replaced();
-                state.leader = None;
-            }
-            state.topic_id = partitions.topic_id();
-            // The metadata itself refuses what is older than what it has seen; later than that is only a hint.
-            let is_older = |known: Leader, new: Leader| new.epoch >= 0 && new.epoch < known.epoch;
-            let hint = state.leader.filter(|_| state.leader_hinted);
-            if !hint.zip(leader).is_some_and(|(hint, leader)| is_older(hint, leader)) {
-                state.leader_hinted = false;
-                self.set_leader(partition, &mut state, leader);
-            }
-            self.list(partition, &mut state);
+            partition.update(|state| {
+                if is_other(state.topic_id, partitions.topic_id()) {
+                    // The new log's elections are counted from 0 again: nothing that is known of the old one's counts.
+                    state.queue.log_replaced();
+                    state.leader = None;
+                }
+                state.topic_id = partitions.topic_id();
+                // The metadata itself refuses what is older than what it has seen; later than that is only a hint.
+                let is_older = |known: Leader, new: Leader| new.epoch >= 0 && new.epoch < known.epoch;
+                let hint = state.leader.filter(|_| state.leader_hinted);
+                if !hint.zip(leader).is_some_and(|(hint, leader)| is_older(hint, leader)) {
+                    state.leader_hinted = false;
+                    self.set_leader(partition, state, leader);
+                }
+                self.list(partition, state);
+            });
         }
     }
 
@@ -314,7 +315,7 @@ impl Shared {
 
     /// As [`Self::list`], for one that is on no list and still marked as listed.
     pub(super) fn relist(&self, partition: &Arc<Partition>) -> Option<i32> {
-        let mut state = partition.lock();
+        let mut state = partition.lock_listed()?;
         state.listed = false;
         let node = self.list(partition, &mut state);
         if node.is_none() {
@@ -350,7 +351,7 @@ impl Shared {
             self.arm(at, partition, Due::Deadline);
         }
         if let Some((opened, number)) = after.linger {
-            self.arm(opened + partition.settings.linger, partition, Due::Linger(number));
+            self.arm(opened + partition.settings().linger, partition, Due::Linger(number));
         }
         if after.leaderless {
             self.client.metadata.request_refresh();
@@ -374,7 +375,7 @@ impl Shared {
         let Some(created) = state.taking.oldest() else { return };
         if !state.linger_armed {
             state.linger_armed = true;
-            self.arm(created + partition.settings.linger, partition, Due::Linger(state.opened));
+            self.arm(created + partition.settings().linger, partition, Due::Linger(state.opened));
         }
     }
 

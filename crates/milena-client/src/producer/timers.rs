@@ -8,6 +8,9 @@ use std::time::Instant;
 
 use super::partition::Partition;
 
+/// Room for so many timers is kept.
+const MOST_KEPT: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// The open batch with this number has waited long enough.
@@ -16,7 +19,7 @@ pub(super) enum Due {
     Age,
     /// A failed batch may be tried again.
     Retry,
-    /// A batch may be out of time.
+    /// A batch may be out of time, or the partition idle. A partition that is not idle has one of these.
     Deadline,
 }
 
@@ -49,6 +52,10 @@ impl Timers {
             return None;
         }
         let Reverse(timer) = self.heap.pop().expect("looked at above");
+        // What thousands of partitions once needed at a time is not kept for the few.
+        if self.heap.capacity() > MOST_KEPT && self.heap.len() < self.heap.capacity() / 4 {
+            self.heap.shrink_to(self.heap.len() * 2);
+        }
         Some((timer.partition, timer.due))
     }
 

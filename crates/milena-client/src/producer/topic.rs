@@ -10,17 +10,19 @@ use milena_core::producer::partitioner::{Choice, LoadTable, PartitionLoad, Stick
 use milena_protocol::Uuid;
 
 use super::error::SendError;
-use super::partition::{After, Partition};
+use super::partition::{After, OfTopic, Partition};
 use super::record::Record;
 use super::shared::Shared;
 use super::topic_config::Settings;
 
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
+    settings: Arc<Settings>,
+    /// The same, as partitions have it.
+    of: Arc<OfTopic>,
     partitions: Mutex<Arc<Partitions>>,
     /// Counts the changes of `partitions`, so that whoever kept them sees that they are others now.
     generation: AtomicU64,
-    settings: Arc<Settings>,
     turn: AtomicU32,
     sticky: StickyPartition,
     draws: Mutex<Draws>,
@@ -84,8 +86,10 @@ struct Draws {
 
 impl Topic {
     pub(super) fn new(name: Arc<str>, settings: Arc<Settings>, rng: fastrand::Rng) -> Self {
+        let of = Arc::new(OfTopic { name: Arc::clone(&name), settings: Arc::clone(&settings) });
         Self {
             name,
+            of,
             partitions: Mutex::default(),
             generation: AtomicU64::new(0),
             turn: AtomicU32::new(0),
@@ -118,7 +122,7 @@ impl Topic {
             tracing::info!(topic = %self.name, partitions = count, "the topic was deleted and created anew");
         }
         let mut known = before.known.clone();
-        let new = |index| Partition::new(Arc::clone(&self.name), index as i32, Arc::clone(&self.settings));
+        let new = |index| Partition::new(Arc::clone(&self.of), index as i32);
         let new = (known.len()..count).map(new);
         known.extend(new);
         let partitions = Arc::new(Partitions { topic_id, known, present });

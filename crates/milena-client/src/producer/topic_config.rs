@@ -11,6 +11,9 @@ use milena_core::retry::Backoff;
 use super::config::{Compression, CompressionLevels, Ordering, ProducerConfig};
 use crate::config::{ConfigError, nearest};
 
+/// What nobody writes to for so long is idle.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// Settings of one topic, in place of the producer's: for a topic whose records are larger, rarer or harder to compress
 /// than the others'. What isn't set is as the producer has it.
 ///
@@ -169,6 +172,8 @@ pub(super) struct Settings {
     pub(super) batch_size: usize,
     pub(super) linger: Duration,
     pub(super) patience: Duration,
+    /// So often a partition is looked at: whether anything is out of time, or nothing was opened since.
+    pub(super) look_after: Duration,
     pub(super) queue: QueueConfig,
     pub(super) compression: CompressionPolicy,
     pub(super) partitioner: Partitioner,
@@ -184,6 +189,8 @@ impl Settings {
             batch_size: config.batch_size,
             linger: config.linger,
             patience: config.patience(),
+            // Not before the lingers of what it had are over: such a timer would be taken for one of the next batch.
+            look_after: IDLE.max(config.linger).min(config.delivery_timeout),
             queue: QueueConfig {
                 max_in_flight: config.in_flight(),
                 delivery_timeout: config.delivery_timeout,

@@ -104,7 +104,7 @@ impl Shared {
 
     /// Takes one batch of the partition into the wave, if it has one to send.
     fn visit(self: &Arc<Self>, wave: &mut Wave<'_>, partition: Arc<Partition>) {
-        let mut guard = partition.lock();
+        let Some(mut guard) = partition.lock_listed() else { return };
         let state = &mut *guard;
         let leader = match state.leader {
             Some(leader) if leader.node == wave.node.id => leader,
@@ -119,7 +119,7 @@ impl Shared {
         };
         // One sealed batch in hand is enough: what is sealed later may be larger.
         let in_flight = state.queue.in_flight();
-        if state.queue.len() == in_flight && in_flight < partition.settings.queue.max_in_flight {
+        if state.queue.len() == in_flight && in_flight < partition.settings().queue.max_in_flight {
             let open = state.taking.has_open();
             if state.closing.is_empty() && open && (state.ripe || in_flight == 0) {
                 state.must_linger = !state.ripe && !self.config.low_latency && !wave.may_send_early();
@@ -130,7 +130,7 @@ impl Shared {
             seal::advance(self, &partition, state, &mut wave.later);
         }
         let largest = self.config.max_request_size;
-        match state.queue.sendable(wave.now, &partition.settings.queue, leader, wave.identity) {
+        match state.queue.sendable(wave.now, &partition.settings().queue, leader, wave.identity) {
             Ok(batch) if wave.bytes > 0 && wave.bytes + batch.sealed().wire_len() > largest => {
                 drop(guard);
                 wave.left.push(partition);
@@ -139,7 +139,7 @@ impl Shared {
             Ok(_) => {
                 let (ticket, batch) = state
                     .queue
-                    .take(wave.now, &partition.settings.queue, leader, wave.identity)
+                    .take(wave.now, &partition.settings().queue, leader, wave.identity)
                     .expect("sendable said so, and the lock was held since");
                 wave.bytes += batch.sealed().wire_len();
                 wave.batches.push(batch.sealed().clone());
@@ -255,7 +255,7 @@ impl Shared {
             .iter()
             .zip(batches)
             .map(|(sent, batch)| ProduceEntry {
-                topic: &sent.partition.topic,
+                topic: sent.partition.topic(),
                 topic_id: sent.topic_id,
                 partition: sent.partition.index,
                 batch,

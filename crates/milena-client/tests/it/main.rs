@@ -27,6 +27,7 @@ mod producer_costs;
 mod producer_faults;
 mod producer_handles;
 mod producer_identity;
+mod producer_idle;
 mod producer_log;
 mod producer_ordering;
 mod producer_partitioning;

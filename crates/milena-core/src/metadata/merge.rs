@@ -15,7 +15,10 @@ const MAX_REFUSALS: u32 = 5;
 /// The highest leader epoch seen of each partition of one topic, and how often in a row a lower one was refused.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SeenEpochs {
-    partitions: BTreeMap<i32, (i32, u32)>,
+    /// By rising index: a client may know thousands.
+    epochs: Vec<(i32, i32)>,
+    /// Of the few that a lower one was refused for.
+    refusals: BTreeMap<i32, u32>,
 }
 
 impl SeenEpochs {
@@ -23,20 +26,25 @@ impl SeenEpochs {
     fn accept(&mut self, index: i32, epoch: Option<i32>) -> bool {
         // -1 means that the broker does not know epochs: nothing to compare, nothing to remember.
         let Some(epoch) = epoch else { return true };
-        let seen = self.partitions.entry(index).or_insert((epoch, 0));
-        if epoch < seen.0 && seen.1 < MAX_REFUSALS {
-            seen.1 += 1;
-            return false;
+        let place = self.epochs.binary_search_by_key(&index, |(index, _)| *index);
+        if place.is_ok_and(|place| epoch < self.epochs[place].1) {
+            let refusals = self.refusals.entry(index).or_insert(0);
+            if *refusals < MAX_REFUSALS {
+                *refusals += 1;
+                return false;
+            }
         }
-        *seen = (epoch, 0);
+        self.raise(index, epoch);
         true
     }
-}
 
-impl SeenEpochs {
     /// Takes note of a leader that was learned of in another way.
     pub(super) fn raise(&mut self, index: i32, epoch: i32) {
-        self.partitions.insert(index, (epoch, 0));
+        self.refusals.remove(&index);
+        match self.epochs.binary_search_by_key(&index, |(index, _)| *index) {
+            Ok(place) => self.epochs[place].1 = epoch,
+            Err(place) => self.epochs.insert(place, (index, epoch)),
+        }
     }
 }
 
@@ -53,6 +61,7 @@ pub(super) fn merge(
         *seen = SeenEpochs::default();
     }
     let known = known.filter(|_| !recreated);
+    seen.epochs.reserve_exact(answer.partitions.len().saturating_sub(seen.epochs.len()));
     let mut partitions = BTreeMap::new();
     for partition in answer.partitions.iter().filter(|partition| partition.partition_index >= 0) {
         let index = partition.partition_index;

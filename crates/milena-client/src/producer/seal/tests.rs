@@ -23,7 +23,7 @@ async fn errand() -> (Producer, Errand, Delivery) {
     let delivery = Delivery::new(Appended { completion: Arc::clone(open.completion()), index }, 0);
     let choice = CompressionChoice::fixed(Compression::Lz4, None);
     let errand = Errand::new(shared, &partition, open, choice);
-    partition.lock().closing.push_back(errand.placeholder());
+    partition.lock().unwrap().closing.push_back(errand.placeholder());
     (producer, errand, delivery)
 }
 
@@ -105,7 +105,7 @@ async fn closed(bytes: usize, compression: crate::producer::Compression) -> &'st
     drop(producer.handle.shared.start_flush());
     let shared = &producer.handle.shared;
     let partition = Arc::clone(&shared.topic("t").unwrap().partitions().present()[0]);
-    let place = match partition.lock().closing.front() {
+    let place = match partition.lock().unwrap().closing.front() {
         Some(Closing::Away { .. }) => "away",
         Some(_) => "closed",
         None => "sealed",

@@ -19,6 +19,7 @@
 //! them with its lock released.
 
 mod entry;
+mod remembered;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 pub use entry::{Answer, RecordRefusal};
 use entry::{Entry, State};
+pub use remembered::Remembered;
 
 use crate::producer::completion::{BatchOutcome, BatchShare};
 use crate::producer::failure::{ProduceFailure, Verdict};

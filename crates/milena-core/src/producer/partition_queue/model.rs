@@ -97,6 +97,8 @@ struct World {
     answers: VecDeque<(Ticket, Answer)>,
     completions: Vec<(Arc<Completion>, u32)>,
     next_id: u32,
+    /// How often the queue was empty, and made anew of what it remembered.
+    forgotten: u32,
     faults: bool,
 }
 
@@ -129,6 +131,7 @@ impl World {
             answers: VecDeque::new(),
             completions: Vec::new(),
             next_id: 0,
+            forgotten: 0,
             faults: true,
         }
     }
@@ -231,6 +234,12 @@ impl World {
         if let Some(used) = self.queue.poll_bump() {
             self.identity.bump(used);
         }
+        let _ = self.queue.poll_metadata();
+        if let Some(remembered) = self.queue.remember(Some(self.leader)) {
+            assert!(self.queue.is_empty());
+            self.forgotten += 1;
+            self.queue = PartitionQueue::recall(remembered, Some(self.leader));
+        }
     }
 
     fn step(&mut self) {
@@ -324,6 +333,7 @@ fn nothing_is_lost_doubled_or_reordered_whatever_the_broker_does() {
             }
             world.heal();
             world.check();
+            assert!(world.forgotten > 0);
             let of = |index: usize| {
                 let kind = |outcome: &RecordOutcome| match outcome {
                     RecordOutcome::Acknowledged { .. } => 0,

@@ -406,3 +406,48 @@ fn leader_is_looked_up_again_after_errors_that_ask_for_it() {
     bench.queue.leader_learned(Leader { node: 2, epoch: 5 });
     assert!(bench.take_as(Leader { node: 2, epoch: 5 }, FIRST).is_ok(), "a new leader needs no backoff");
 }
+
+#[test]
+fn empty_queue_goes_on_from_what_it_remembers() {
+    let mut bench = Bench::proven(2);
+    assert_eq!(bench.queue.remember(Some(HERE)), None, "two batches wait");
+    let (ticket, _) = bench.take().unwrap();
+    bench.acknowledge(ticket, 10);
+    let (ticket, _) = bench.take().unwrap();
+    bench.acknowledge(ticket, 20);
+    let remembered = bench.queue.remember(Some(HERE)).unwrap();
+    assert!(size_of_val(&remembered) <= 16);
+    bench.queue = PartitionQueue::recall(remembered, Some(HERE));
+    (0..2).for_each(|_| bench.push());
+    assert_eq!(bench.take().unwrap().1, 30);
+    assert_eq!(bench.take().unwrap().1, 40, "this leader takes several");
+
+    let mut bench = Bench::proven(0);
+    let remembered = bench.queue.remember(Some(HERE)).unwrap();
+    let there = Leader { node: 2, epoch: 5 };
+    bench.queue = PartitionQueue::recall(remembered, Some(HERE));
+    (0..2).for_each(|_| bench.push());
+    assert_eq!(bench.take_as(there, FIRST).unwrap().1, 10);
+    assert_eq!(bench.take_as(there, FIRST), Err(Blocked::Busy), "another one may know nothing of the producer");
+}
+
+#[test]
+fn spent_identity_is_not_taken_up_again_by_a_queue_that_was_empty() {
+    let mut bench = Bench::proven(1);
+    let (ticket, _) = bench.take().unwrap();
+    bench.answer(ticket, Answer::Lost);
+    bench.queue.abort(&bench.config, &ProduceFailure::Closed);
+    bench.resolve();
+    assert_eq!(bench.queue.remember(Some(HERE)), None, "the epoch is to be raised first");
+    assert_eq!(bench.queue.poll_bump(), Some(FIRST));
+    let _ = bench.queue.poll_metadata();
+    let remembered = bench.queue.remember(Some(HERE)).unwrap();
+    bench.queue = PartitionQueue::recall(remembered, Some(HERE));
+    bench.push();
+    // There is none while all epochs are used up.
+    for current in [None, Some(FIRST)] {
+        let taken = bench.queue.take(bench.now, &bench.config, HERE, current).map(|_| ());
+        assert_eq!(taken, Err(Blocked::Identity));
+    }
+    assert_eq!(bench.take_as(HERE, SECOND).unwrap().1, 0);
+}
