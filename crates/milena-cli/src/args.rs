@@ -206,6 +206,12 @@ pub(crate) enum Codec {
     Zstd,
     /// Chosen for each batch by its size and by how well it compresses.
     Auto,
+    /// As auto, for the most records a second.
+    Throughput,
+    /// As auto, for the fewest bytes.
+    Ratio,
+    /// By the batch's size alone.
+    SizeTable,
 }
 
 #[derive(Debug, Args)]

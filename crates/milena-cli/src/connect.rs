@@ -73,6 +73,9 @@ pub(crate) fn producer(client: &Client, codec: Codec) -> Result<Producer, Failur
         Codec::Lz4 => Compression::Lz4,
         Codec::Zstd => Compression::Zstd(None),
         Codec::Auto => Compression::Auto,
+        Codec::Throughput => Compression::Throughput,
+        Codec::Ratio => Compression::Ratio,
+        Codec::SizeTable => Compression::SizeTable,
     };
     Producer::builder(client).compression(compression).build().map_err(|error| Failure::Usage(error.to_string()))
 }

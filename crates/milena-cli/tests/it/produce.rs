@@ -63,7 +63,7 @@ fn a_line_is_a_value_if_one_says_so() {
 fn every_compression_carries_the_same_values() {
     let cluster = Cluster::start(&[]);
     let input: String = (0..500).map(|number| format!("value {number} of five hundred\n")).collect();
-    for compression in ["none", "gzip", "snappy", "lz4", "zstd", "auto"] {
+    for compression in ["none", "gzip", "snappy", "lz4", "zstd", "auto", "throughput", "ratio", "size-table"] {
         cluster.run(&["topics", "create", compression, "-p", "1"]).ok();
         let produce = ["produce", "-t", compression, "--format", "lines", "--compression", compression];
         cluster.run_with(&produce, &input).ok();
