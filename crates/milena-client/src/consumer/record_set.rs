@@ -2,12 +2,13 @@
 //! are iterated. The batch was checked as a whole before, so that iterating can't fail half-way.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use milena_core::consumer::prefetch::Charge;
 use milena_core::consumer::{AssignmentEpoch, TopicPartition};
-use milena_protocol::record::{HeaderRef, Headers, RecordIter, Records};
+use milena_protocol::record::{Headers, RecordIter, Records};
 
 use super::shared::Shared;
 
@@ -48,7 +49,7 @@ pub struct ConsumerRecord<'a> {
 }
 
 /// A record that outlives its set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct OwnedRecord {
     /// The topic's name.
     pub topic: Arc<str>,
@@ -58,12 +59,19 @@ pub struct OwnedRecord {
     pub offset: i64,
     /// Milliseconds since 1970, -1 for none.
     pub timestamp: i64,
-    /// The key.
-    pub key: Option<Bytes>,
-    /// The value.
-    pub value: Option<Bytes>,
-    /// The headers.
-    pub headers: Vec<(String, Option<Bytes>)>,
+    /// From the first byte of the key to the last of the headers as they are on the wire: one piece, so one copy.
+    body: Bytes,
+    key: Option<Part>,
+    value: Option<Part>,
+    headers: Part,
+    header_count: u32,
+}
+
+/// A part of a record's body.
+#[derive(Clone, Copy)]
+struct Part {
+    at: u32,
+    length: u32,
 }
 
 impl RecordSet {
@@ -190,29 +198,100 @@ impl<'a> Iterator for RecordSetIter<'a> {
 }
 
 impl ConsumerRecord<'_> {
-    /// A copy with bytes of its own, which lets the response go: two allocations, more with headers.
+    /// A copy with bytes of its own, which lets the response go: one allocation.
     pub fn to_owned(&self) -> OwnedRecord {
-        self.keep(Bytes::copy_from_slice)
+        self.keep(|data, body| Bytes::copy_from_slice(&data[body]))
     }
 
     /// Without copying: key, value and headers are slices of the response, the whole of which stays in memory for as
     /// long as one of them does, beyond the consumer's budget. For records that are soon done with.
     pub fn to_shared(&self) -> OwnedRecord {
-        self.keep(|bytes| self.set.slice(bytes))
+        self.keep(|data, body| data.slice(body))
     }
 
     #[inline]
-    fn keep(&self, bytes: impl Fn(&[u8]) -> Bytes) -> OwnedRecord {
-        let header = |header: HeaderRef<'_>| (header.name().into_owned(), header.value.map(&bytes));
+    fn keep(&self, keep: impl FnOnce(&Bytes, Range<usize>) -> Bytes) -> OwnedRecord {
+        let data = self.set.records.data();
+        let place = |part: &[u8]| {
+            let start = part.as_ptr().addr() - data.as_ptr().addr();
+            start..start + part.len()
+        };
+        let (key, value) = (self.key.map(place), self.value.map(place));
+        let headers = (!self.headers.is_empty()).then(|| place(self.headers.bytes()));
+        let first = key.as_ref().or(value.as_ref()).or(headers.as_ref());
+        let last = headers.as_ref().or(value.as_ref()).or(key.as_ref());
+        let body = first.map_or(0, |first| first.start)..last.map_or(0, |last| last.end);
+        let part = |place: Range<usize>| Part { at: (place.start - body.start) as u32, length: place.len() as u32 };
         OwnedRecord {
             topic: Arc::clone(&self.set.partition.topic),
             partition: self.partition,
             offset: self.offset,
             timestamp: self.timestamp,
-            key: self.key.map(&bytes),
-            value: self.value.map(&bytes),
-            headers: self.headers.iter().map(header).collect(),
+            key: key.map(part),
+            value: value.map(part),
+            headers: headers.map_or(Part { at: 0, length: 0 }, part),
+            header_count: self.headers.len() as u32,
+            body: keep(data, body),
         }
+    }
+}
+
+impl OwnedRecord {
+    /// The key.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.map(|part| &self.body[part.range()])
+    }
+
+    /// The value; `None` is a tombstone where the topic is compacted.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.map(|part| &self.body[part.range()])
+    }
+
+    /// The headers, in order, duplicates included.
+    pub fn headers(&self) -> Headers<'_> {
+        let bytes = &self.body[self.headers.range()];
+        Headers::parse(bytes, self.header_count as usize).expect("they were read when the record was")
+    }
+
+    /// A part of this record, of its value say, that outlives it, without a copy.
+    ///
+    /// # Panics
+    /// When `part` is not a part of this record.
+    pub fn slice(&self, part: &[u8]) -> Bytes {
+        self.body.slice_ref(part)
+    }
+}
+
+impl Part {
+    fn range(self) -> Range<usize> {
+        self.at as usize..self.at as usize + self.length as usize
+    }
+}
+
+/// By what they are and where; not by how they are kept.
+impl PartialEq for OwnedRecord {
+    fn eq(&self, other: &Self) -> bool {
+        let place = |record: &Self| (record.partition, record.offset, record.timestamp);
+        place(self) == place(other)
+            && self.topic == other.topic
+            && (self.key(), self.value()) == (other.key(), other.value())
+            && self.headers().iter().eq(other.headers())
+    }
+}
+
+impl Eq for OwnedRecord {}
+
+impl fmt::Debug for OwnedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedRecord")
+            .field("topic", &self.topic)
+            .field("partition", &self.partition)
+            .field("offset", &self.offset)
+            .field("timestamp", &self.timestamp)
+            .field("key", &self.key())
+            .field("value", &self.value())
+            .field("headers", &self.headers())
+            .finish()
     }
 }
 

@@ -345,6 +345,26 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
+    /// `count` headers, in the wire's format.
+    ///
+    /// # Errors
+    /// [`CorruptRecord`]: the bytes are not just so many headers.
+    pub fn parse(bytes: &'a [u8], count: usize) -> Result<Self, CorruptRecord> {
+        let mut cursor = Cursor::new(bytes, 0);
+        for _ in 0..count {
+            take_header(&mut cursor)?;
+        }
+        match cursor.left() {
+            0 => Ok(Self { bytes, count }),
+            left => Err(CorruptRecord::TrailingBytes(left)),
+        }
+    }
+
+    /// As they are on the wire, without their count.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.count

@@ -99,7 +99,7 @@ impl Scene {
             assert_eq!(before, None, "two records have one place");
         }
         let number = |record: &milena_client::consumer::OwnedRecord| {
-            std::str::from_utf8(record.value.as_deref().unwrap()).unwrap().parse::<u32>().unwrap()
+            std::str::from_utf8(record.value().unwrap()).unwrap().parse::<u32>().unwrap()
         };
         let log: BTreeMap<_, _> = read_all(&self.client, &self.topic, PARTITIONS)
             .await

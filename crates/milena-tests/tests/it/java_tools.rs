@@ -77,15 +77,15 @@ mod one_node {
                 (0..300).map(|i| (format!("key-{}", i % 100), format!("{i} ").repeat(i % 50 + 1))).collect();
             tools.produce(cluster.bootstrap(), &topic, name, &records).await.unwrap();
             let read = read_all(&client, &topic, N_PARTITIONS).await;
-            let text = |bytes: &Option<bytes::Bytes>| String::from_utf8(bytes.as_ref().unwrap().to_vec()).unwrap();
-            let mut found: Vec<_> = read.values().map(|record| (text(&record.key), text(&record.value))).collect();
+            let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+            let mut found: Vec<_> = read.values().map(|record| (text(record.key()), text(record.value()))).collect();
             let mut expected = records.clone();
             found.sort();
             expected.sort();
             assert_eq!(found, expected, "{name}");
 
             let partition_of: BTreeMap<_, _> =
-                read.values().map(|record| (text(&record.key), record.partition)).collect();
+                read.values().map(|record| (text(record.key()), record.partition)).collect();
             let producer = Producer::builder(&client).compression(compression).build().unwrap();
             for (key, partition) in partition_of {
                 let sent = producer.send(Record::to(&topic).key(&key)).await.unwrap().await.unwrap();

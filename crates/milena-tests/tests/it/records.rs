@@ -56,11 +56,11 @@ async fn every_codec_comes_back_exactly(cluster: Cluster) {
         assert_eq!(read.len(), acknowledged.len());
         for (place, (i, key, value)) in acknowledged {
             let record = &read[&place];
-            assert_eq!(record.key.as_deref(), key.as_ref().map(String::as_bytes), "{name}, record {i}");
-            assert_eq!(record.value.as_deref(), value.as_ref().map(String::as_bytes), "{name}, record {i}");
+            assert_eq!(record.key(), key.as_ref().map(String::as_bytes), "{name}, record {i}");
+            assert_eq!(record.value(), value.as_ref().map(String::as_bytes), "{name}, record {i}");
             assert_eq!(record.timestamp, 1_700_000_000_000 + i as i64);
-            let headers: Vec<_> = record.headers.iter().map(|(name, value)| (&**name, value.as_deref())).collect();
-            assert_eq!(headers, [("name", Some(&b"a"[..])), ("name", None)][..i % 3]);
+            let headers: Vec<_> = record.headers().iter().map(|header| (header.name(), header.value)).collect();
+            assert_eq!(headers, [("name".into(), Some(&b"a"[..])), ("name".into(), None)][..i % 3]);
         }
         assert!(producer.close(TIME_LIMIT).await.clean, "nothing is left");
     }
@@ -95,8 +95,12 @@ async fn many_tasks_keep_the_order_of_each(cluster: Cluster) {
     }
     let mut next: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
     for record in read_all(&client, &topic, N_PARTITIONS).await.into_values() {
-        let next = next.entry(record.key.unwrap().to_vec()).or_default();
-        assert_eq!(record.value.unwrap(), next.to_string(), "each task's records in its order, none twice");
+        let next = next.entry(record.key().unwrap().to_vec()).or_default();
+        assert_eq!(
+            record.value().unwrap(),
+            next.to_string().as_bytes(),
+            "each task's records in its order, none twice"
+        );
         *next += 1;
     }
     assert_eq!(next.into_values().collect::<Vec<_>>(), [N_RECORDS; N_TASKS]);

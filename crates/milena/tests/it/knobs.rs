@@ -52,7 +52,7 @@ async fn source_and_shape_are_on_the_wire() {
     json.publish(&stepped("a", 1)).await.unwrap();
     let records = read_all(&broker, "steps").await;
     let has = |record: usize, name: &str, value: &[u8]| {
-        records[record].headers.iter().any(|(key, found)| key == name && found.as_deref() == Some(value))
+        records[record].headers().iter().any(|header| header.key == name.as_bytes() && header.value == Some(value))
     };
     assert!(has(0, "ce_source", b"/shop") && has(0, "ce_type", b"test.stepped"));
     assert!(has(1, "X-Event-Type", b"test.stepped") && !has(1, "ce_type", b"test.stepped"));
