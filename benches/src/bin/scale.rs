@@ -20,6 +20,10 @@ static HELD: &StatsAlloc<std::alloc::System> = &INSTRUMENTED_SYSTEM;
 
 /// Deliveries awaited at a time.
 const WINDOW: usize = 20_000;
+/// After so long the client has done what it does once when work ends.
+const SETTLED: Duration = Duration::from_secs(12);
+/// A topic with a partition on each node, whose connections are none of what a partition holds.
+const WARM: &str = "warm";
 /// Nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -56,7 +60,8 @@ struct Arguments {
 /// What was measured.
 struct Figures {
     start: Duration,
-    /// Bytes held when all partitions are known and idle, beside those of a client that knows none.
+    /// Bytes held when all partitions are known and idle, beside those of a client that knows none; a producer is
+    /// connected to all nodes by then.
     held: usize,
     /// Of them, buffers that wait for the next batches.
     buffers: u64,
@@ -96,8 +101,7 @@ impl Arguments {
 
     /// CPU over wall time, with nothing to do.
     async fn idle(&self) -> f64 {
-        // What is done once after work, is not done when idle.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(SETTLED).await;
         let (cpu, wall) = (ProcessTime::now(), Instant::now());
         tokio::time::sleep(Duration::from_secs(self.idle)).await;
         cpu.elapsed().as_secs_f64() / wall.elapsed().as_secs_f64()
@@ -110,18 +114,16 @@ async fn client(arguments: &Arguments) -> Outcome<Client> {
 
 async fn produce(arguments: &Arguments) -> Outcome<Figures> {
     let client = client(arguments).await?;
-    let before = held();
-    let started = Instant::now();
     let producer = Producer::builder(&client).batch_size(1_000_000).build()?;
-    let mut deliveries = Vec::with_capacity(arguments.partitions);
-    for (topic, partition) in arguments.all() {
-        deliveries.push(producer.send(Record::to(&topic).partition(partition).value("0")).await?);
-    }
-    for delivery in deliveries.drain(..) {
-        delivery.await?;
-    }
-    let start = started.elapsed();
-    drop(deliveries);
+    let connected = Instant::now();
+    let nodes = client.partitions(WARM).await?.len();
+    one_to_each(&producer, (0..nodes as i32).map(|partition| (WARM.to_owned(), partition))).await?;
+    let connected = connected.elapsed();
+    tokio::time::sleep(SETTLED).await;
+    let before = held().saturating_sub(producer.metrics().buffer_idle as usize);
+    let started = Instant::now();
+    one_to_each(&producer, arguments.all()).await?;
+    let start = connected + started.elapsed();
     let idle = arguments.idle().await;
     let (now, buffers) = (held(), producer.metrics().buffer_idle);
     burst(&producer, arguments.records / 5).await?;
@@ -129,6 +131,17 @@ async fn produce(arguments: &Arguments) -> Outcome<Figures> {
     burst(&producer, arguments.records).await?;
     let per_record = cpu.elapsed().as_secs_f64() * 1e6 / arguments.records as f64;
     Ok(Figures { start, held: now.saturating_sub(before), buffers, idle, per_record })
+}
+
+async fn one_to_each(producer: &Producer, partitions: impl Iterator<Item = (String, i32)>) -> Outcome {
+    let mut deliveries = Vec::new();
+    for (topic, partition) in partitions {
+        deliveries.push(producer.send(Record::to(&topic).partition(partition).value("0")).await?);
+    }
+    for delivery in deliveries {
+        delivery.await?;
+    }
+    Ok(())
 }
 
 /// So many records to the busy partition, all acknowledged.

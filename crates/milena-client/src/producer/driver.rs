@@ -133,8 +133,8 @@ impl Shared {
     }
 
     /// At most one timer a partition, and none for a batch that has gone by then.
-    fn arm_age(&self, partition: &Arc<Partition>, state: &mut State) {
-        let Some(created) = state.taking.oldest().filter(|_| !state.age_armed) else { return };
+    pub(super) fn arm_age(&self, partition: &Arc<Partition>, state: &mut State) {
+        let Some(created) = state.taking.oldest().filter(|_| state.ripe && !state.age_armed) else { return };
         state.age_armed = true;
         self.arm(created + partition.settings().patience, partition, Due::Age);
     }
@@ -145,8 +145,8 @@ impl Shared {
         let mut state = partition.lock()?;
         let queue = &partition.settings().queue;
         let timeout = queue.delivery_timeout;
-        if state.taking.oldest().is_some_and(|created| created + timeout <= now) {
-            state.close();
+        while state.taking.oldest().is_some_and(|created| created + timeout <= now) {
+            state.close_oldest();
         }
         let mut late = Vec::new();
         for closing in &mut state.closing {

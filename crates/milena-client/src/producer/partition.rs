@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use milena_core::producer::budget::Reservation;
 use milena_core::producer::buffers::BufferPool;
@@ -512,26 +512,30 @@ impl State {
     pub(super) fn close_oldest(&mut self) -> bool {
         let open = self.taking.close_oldest();
         let is_open = open.is_some();
-        self.closing.extend(open.map(|open| Closing::Whole(open, None)));
-        self.look_at_next(is_open);
+        self.closed(open);
         is_open
     }
 
     /// Closes the batch of `slot`, which is the share's, or the whole partition's.
     fn close_slot(&mut self, slot: &mut Slot, share: Option<usize>) {
         let open = self.taking.close(slot, share);
-        let is_open = open.is_some();
-        self.closing.extend(open.map(|open| Closing::Whole(open, None)));
-        self.look_at_next(is_open);
+        self.closed(open);
     }
 
-    /// What was known of the oldest open batch is not so of the next.
-    fn look_at_next(&mut self, closed: bool) {
-        if closed {
+    /// What was known of the oldest open batch is not so of the next, if that one is younger.
+    fn closed(&mut self, open: Option<OpenBatch>) {
+        let Some(open) = open else { return };
+        if self.taking.oldest().is_none_or(|next| open.created() < next) {
             self.ripe = false;
             self.linger_armed = false;
             self.opened += 1;
         }
+        self.closing.push_back(Closing::Whole(open, None));
+    }
+
+    /// The oldest open batch has lingered since it was opened: that of a share may, while another was sent.
+    pub(super) fn ripen(&mut self, now: Instant, linger: Duration) {
+        self.ripe = self.taking.oldest().is_some_and(|created| created + linger <= now);
     }
 
     /// Whether something is ready that is not on its way yet.
@@ -565,14 +569,15 @@ impl State {
 
     /// When the oldest batch runs out of time.
     pub(super) fn next_deadline(&self, config: &QueueConfig) -> Option<Instant> {
-        let closing = self.closing.iter().find_map(|closing| match closing {
+        let closing = self.closing.iter().filter_map(|closing| match closing {
             Closing::Whole(open, _) => Some(open.created()),
             Closing::Sealed { created, .. } => Some(*created),
             // Whatever comes back is looked at again then.
             Closing::Away { .. } | Closing::Void => None,
         });
-        let unsent = closing.or(self.taking.oldest()).map(|created| created + config.delivery_timeout);
-        [self.queue.next_deadline(config), unsent].into_iter().flatten().min()
+        // The first to be closed need not have been opened first, where keys have batches of their own.
+        let unsent = closing.chain(self.taking.oldest()).map(|created| created + config.delivery_timeout);
+        self.queue.next_deadline(config).into_iter().chain(unsent).min()
     }
 }
 
@@ -581,3 +586,6 @@ impl fmt::Debug for Partition {
         write!(f, "{}-{}", self.topic(), self.index)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,6 +125,9 @@ impl Shared {
                 state.must_linger = !state.ripe && !self.config.low_latency && !wave.may_send_early();
                 if !state.must_linger {
                     state.close_oldest();
+                    // Shares that were opened together have lingered together.
+                    state.ripen(wave.now, partition.settings().linger);
+                    self.arm_age(&partition, state);
                 }
             }
             seal::advance(self, &partition, state, &mut wave.later);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use milena_broker::Broker;
 use milena_client::Client;
 use milena_client::producer::{Delivery, Ordering, Producer, Record, TopicConfig};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::producer_log::{Stored, batches, client, log};
 
@@ -134,4 +134,32 @@ async fn tasks_in_each_others_way_spread_the_partition_and_each_key_keeps_its_or
     let stored = log(&client, "t", 0).await;
     assert_eq!(stored.len() as u64, sent);
     assert!(is_in_order(&stored), "of each key");
+}
+
+/// A share's batch may be closed before one that was opened earlier: each is told of in its own time.
+#[tokio::test(start_paused = true)]
+async fn record_of_a_key_is_given_up_in_its_time_though_a_later_one_was_closed_before() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).ordering(Ordering::Key).batch_size(400);
+    let producer = producer.delivery_timeout(TIMEOUT).request_timeout(Duration::from_secs(1)).build().unwrap();
+    producer.send(Record::to("t").key("first").value("0")).await.unwrap().await.unwrap();
+    broker.remove_leader("t", 0).unwrap();
+    client.refresh_metadata().await.unwrap();
+    let mut deliveries = Vec::new();
+    for (large, keys) in [(false, 0..8), (true, 8..16)] {
+        let value = vec![b'x'; if large { 500 } else { 1 }];
+        for key in keys {
+            let key = format!("key-{key}");
+            let delivery = producer.send(Record::to("t").key(&key).value(&value)).await.unwrap();
+            deliveries.push((Instant::now() + TIMEOUT, delivery));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for (deadline, delivery) in deliveries {
+        timeout(TIMEOUT * 2, delivery).await.expect("an answer").unwrap_err();
+        let late = Instant::now().saturating_duration_since(deadline);
+        assert!(late < Duration::from_millis(10), "{late:?} late");
+    }
 }

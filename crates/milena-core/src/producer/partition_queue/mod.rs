@@ -170,11 +170,13 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         self.batches.iter().filter_map(|entry| entry.share.as_ref())
     }
 
-    /// When the next batch runs out of time; [`Self::expire`] is due then. What is acknowledged behind an unanswered
+    /// When the next batch runs out of time; [`Self::expire`] is due then. Not always the first: of a partition with
+    /// several open batches one that was opened later may be closed before. What is acknowledged behind an unanswered
     /// head is as good as done: a deadline that `expire` does nothing about would be due for ever.
     pub fn next_deadline(&self, config: &QueueConfig) -> Option<Instant> {
-        let entry = self.batches.iter().find(|entry| entry.share.is_some() && !entry.is_acknowledged())?;
-        Some(entry.created + config.delivery_timeout)
+        let waits = |entry: &&Entry<B>| entry.share.is_some() && !entry.is_acknowledged();
+        let oldest = self.batches.iter().filter(waits).map(|entry| entry.created).min()?;
+        Some(oldest + config.delivery_timeout)
     }
 
     /// The batch that [`Self::take`] would send to `leader` under the producer's `current` identity.
@@ -273,15 +275,15 @@ impl<B: QueuedBatch> PartitionQueue<B> {
     /// Reports what ran out of time: what was certainly not written as failed, the rest as possibly written. What is
     /// still in flight keeps its buffer, and the partition stays mute, until the request is answered.
     pub fn expire(&mut self, now: Instant, config: &QueueConfig) {
-        let overdue = self.batches.iter().take_while(|entry| entry.created + config.delivery_timeout <= now).count();
         let limit = config.delivery_timeout;
-        self.report(overdue, |last| ProduceFailure::DeliveryTimeout { limit, last, hindrance: None });
+        let is_overdue = |entry: &Entry<B>| entry.created + limit <= now;
+        self.report(is_overdue, |last| ProduceFailure::DeliveryTimeout { limit, last, hindrance: None });
         self.bury(config);
     }
 
     /// Reports everything, because of `failure`: the producer closes without waiting any longer, or can't go on.
     pub fn abort(&mut self, config: &QueueConfig, failure: &ProduceFailure) {
-        self.report(self.batches.len(), |_| failure.clone());
+        self.report(|_| true, |_| failure.clone());
         self.bury(config);
     }
 
@@ -438,12 +440,13 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         bad.dedup_by_key(|record| record.index);
         if head.maybe_written || bad.is_empty() || bad.len() == total as usize {
             let head = self.batches.pop_front().expect("a head was refused");
+            let maybe_written = head.maybe_written;
             let outcome =
-                if head.maybe_written { BatchOutcome::PossiblyWritten(failure) } else { BatchOutcome::Failed(failure) };
+                if maybe_written { BatchOutcome::PossiblyWritten(failure) } else { BatchOutcome::Failed(failure) };
             let report = head.share.map(|share| (share, outcome));
             self.done.push(Done { batch: Some(head.batch), report });
-            if head.maybe_written {
-                self.leave_gap();
+            if maybe_written {
+                self.leave_gap(0);
             }
             return;
         }
@@ -514,11 +517,15 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         }
     }
 
-    /// Reports the first `count` batches, each by what is known of it.
-    fn report(&mut self, count: usize, failure: impl Fn(Option<milena_protocol::ErrorCode>) -> ProduceFailure) {
-        for entry in self.batches.iter_mut().take(count) {
+    /// Reports those batches, each by what is known of it.
+    fn report(
+        &mut self,
+        which: impl Fn(&Entry<B>) -> bool,
+        failure: impl Fn(Option<milena_protocol::ErrorCode>) -> ProduceFailure,
+    ) {
+        for entry in &mut self.batches {
             // What is acknowledged behind an unanswered head is as good as done.
-            if entry.is_acknowledged() {
+            if !which(entry) || entry.is_acknowledged() {
                 continue;
             }
             let Some(share) = entry.share.take() else { continue };
@@ -530,17 +537,18 @@ impl<B: QueuedBatch> PartitionQueue<B> {
         }
     }
 
-    /// A batch was given up that may have been written, and nothing is in flight: gives up what was sent behind it too.
+    /// A batch was given up that may have been written, and nothing is in flight: gives up what was sent behind it too,
+    /// which is from `place` on. What is before it can still be settled.
     ///
     /// That can't be settled any more. Asked for under its own sequence, a broker without the batch of the gap refuses
     /// it as out of order; but while that answer travels the broker may still read both of them from the connection
     /// that we lost, and then a copy sent under the new epoch is the second in the log. Only the batch of the gap, sent
     /// again, would settle what follows it, and its time is over. What was never sent goes on under the new epoch, and
     /// from its first batch there on the old epoch's requests are refused wherever they still linger (KIP-360).
-    fn leave_gap(&mut self) {
+    fn leave_gap(&mut self, place: usize) {
         self.gap = true;
-        for entry in std::mem::take(&mut self.batches) {
-            if entry.maybe_written {
+        for (at, entry) in std::mem::take(&mut self.batches).into_iter().enumerate() {
+            if at >= place && entry.maybe_written {
                 self.zombies -= usize::from(entry.share.is_none());
                 let outcome = BatchOutcome::PossiblyWritten(ProduceFailure::Unsettled { last: entry.last_error });
                 let report = entry.share.map(|share| (share, outcome));
@@ -555,20 +563,22 @@ impl<B: QueuedBatch> PartitionQueue<B> {
     fn bury(&mut self, config: &QueueConfig) {
         if self.zombies > 0 {
             let settled = !self.batches.iter().any(Entry::is_in_flight);
-            let mut unsure = false;
+            let mut gap = None;
             for entry in std::mem::take(&mut self.batches) {
                 // Never sent, or known not to be written, and so without a sequence: nothing depends on it.
                 let loose = matches!(entry.state, State::Waiting) && !entry.maybe_written;
                 if entry.share.is_none() && !entry.is_acknowledged() && (settled || loose) {
                     self.zombies -= 1;
-                    unsure |= entry.is_unsure();
+                    if entry.is_unsure() {
+                        gap = gap.or(Some(self.batches.len()));
+                    }
                     self.done.push(Done { batch: Some(entry.batch), report: None });
                 } else {
                     self.batches.push_back(entry);
                 }
             }
-            if unsure && config.idempotent {
-                self.leave_gap();
+            if let Some(place) = gap.filter(|_| config.idempotent) {
+                self.leave_gap(place);
             }
         }
         self.close_gap(config);

@@ -99,6 +99,8 @@ struct World {
     next_id: u32,
     /// How often the queue was empty, and made anew of what it remembered.
     forgotten: u32,
+    /// Whether batches are closed in another order than they were opened in.
+    shares: bool,
     faults: bool,
 }
 
@@ -118,8 +120,10 @@ impl World {
             retry: Backoff::new(Duration::from_millis(5), Duration::from_millis(20)),
         };
         Self {
+            shares: rng.bool(),
             rng,
-            now: Instant::now(),
+            // So far from the clock's beginning that batches may be older.
+            now: Instant::now() + Duration::from_secs(1),
             config,
             queue: PartitionQueue::new(),
             identity: Identity::new(),
@@ -142,7 +146,9 @@ impl World {
         let ids: Vec<_> = (self.next_id..self.next_id + records).collect();
         self.next_id += records;
         self.completions.push((Arc::clone(&completion), records));
-        self.queue.push(self.now, TestBatch { ids, stamp: None }, completion.close(records));
+        // Of several open batches the last to be opened may be the first to be closed.
+        let created = self.now - Duration::from_millis(if self.shares { self.rng.u64(0..50) } else { 0 });
+        self.queue.push(created, TestBatch { ids, stamp: None }, completion.close(records));
     }
 
     fn send(&mut self) {
@@ -264,6 +270,8 @@ impl World {
                 self.now += Duration::from_millis(self.rng.u64(1..30));
                 self.queue.expire(self.now, &self.config);
                 self.drain();
+                let next = self.queue.next_deadline(&self.config);
+                assert!(next.is_none_or(|next| next > self.now), "one is out of time, and was not reported");
             }
         }
     }

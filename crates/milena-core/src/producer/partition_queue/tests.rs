@@ -451,3 +451,36 @@ fn spent_identity_is_not_taken_up_again_by_a_queue_that_was_empty() {
     }
     assert_eq!(bench.take_as(HERE, SECOND).unwrap().1, 0);
 }
+
+#[test]
+fn each_batch_has_its_own_time_whatever_the_order() {
+    let mut bench = Bench::proven(0);
+    let start = bench.now;
+    // Opened after the next, and closed before it.
+    bench.now = start + Duration::from_secs(10);
+    bench.push();
+    bench.now = start;
+    bench.push();
+    bench.now = start + Duration::from_secs(20);
+    bench.push();
+    let deadline = start + Duration::from_secs(120);
+    assert_eq!(bench.queue.next_deadline(&bench.config), Some(deadline));
+    let first = bench.take().unwrap().0;
+    let second = bench.take().unwrap().0;
+    bench.now = deadline;
+    bench.queue.expire(bench.now, &bench.config);
+    bench.resolve();
+    assert_eq!(bench.outcome(2), "possibly written");
+    assert_eq!(bench.queue.next_deadline(&bench.config), Some(deadline + Duration::from_secs(10)));
+    // The first can be settled in spite of the gap behind it, and the epoch is spent only then.
+    bench.answer(second, Answer::Lost);
+    bench.answer(first, Answer::Lost);
+    assert_eq!(bench.queue.poll_bump(), None);
+    bench.wait(2);
+    let (again, sequence) = bench.take().unwrap();
+    assert_eq!(sequence, 10);
+    bench.acknowledge(again, 100);
+    assert_eq!(bench.outcome(1), "acknowledged");
+    assert_eq!(bench.queue.poll_bump(), Some(FIRST));
+    assert_eq!(bench.take_as(HERE, SECOND).unwrap().1, 0);
+}

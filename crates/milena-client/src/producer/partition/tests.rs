@@ -1,0 +1,72 @@
+use std::time::Duration;
+
+use milena_broker::{Broker, Fault, Rule};
+use milena_protocol::ApiKey;
+
+use super::*;
+use crate::producer::Producer;
+use crate::test_link::client_of;
+
+const LINGER: Duration = Duration::from_millis(100);
+
+/// A producer whose partition is spread, has batches of several shares open that have lingered, and can't send them
+/// before an answer has come.
+async fn ripe_shares() -> (Producer, Arc<Partition>, Vec<Delivery>) {
+    let broker = Broker::builder().topic("t", 1).build();
+    let slow = Rule::new(Fault::Delay(Duration::from_secs(1))).api(ApiKey::Produce).always();
+    broker.faults().add(slow);
+    let client = client_of(broker).build().await.unwrap();
+    let producer = Producer::builder(&client).ordering(Ordering::Key).linger(LINGER).batch_size(1_000);
+    let producer = producer.build().unwrap();
+    let mut deliveries = Vec::new();
+    for number in 0..16 {
+        let key = format!("key-{number}");
+        deliveries.push(producer.send(Record::to("t").key(&key).value("0")).await.unwrap());
+    }
+    tokio::time::sleep(LINGER * 2).await;
+    let partition = Arc::clone(&producer.handle.shared.topic("t").unwrap().partitions().present()[0]);
+    let state = partition.lock().unwrap();
+    assert!(state.ripe && state.taking.completions().count() > 3, "several, and no longer waiting for company");
+    drop(state);
+    (producer, partition, deliveries)
+}
+
+#[tokio::test(start_paused = true)]
+async fn share_that_fills_leaves_the_older_ones_as_ripe_as_they_were() {
+    let (producer, partition, deliveries) = ripe_shares().await;
+    let opened = partition.lock().unwrap().opened;
+    let large = [b'x'; 2_000];
+    let mut full = Vec::new();
+    // One of its keys at least has a share whose batch is not the oldest.
+    for number in 0..16 {
+        let key = format!("large-{number}");
+        full.push(producer.send(Record::to("t").key(&key).value(&large)).await.unwrap());
+        let state = partition.lock().unwrap();
+        let is_oldest_open = state.taking.oldest().is_some_and(|created| created.elapsed() > LINGER);
+        assert_eq!(state.ripe, is_oldest_open || state.opened == opened, "after {number}");
+    }
+    for delivery in deliveries.into_iter().chain(full) {
+        delivery.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shares_that_have_lingered_together_are_ripe_together() {
+    let (_producer, partition, deliveries) = ripe_shares().await;
+    {
+        let mut state = partition.lock().unwrap();
+        let (open, opened) = (state.taking.completions().count(), state.opened);
+        let now = state.taking.oldest().unwrap() + LINGER;
+        for left in (1..open).rev() {
+            assert!(state.close_oldest());
+            state.ripen(now, LINGER);
+            assert!(state.ripe && state.opened == opened, "{left} left");
+        }
+        state.ripen(now - Duration::from_millis(1), LINGER);
+        assert!(!state.ripe, "not before its time");
+        state.ripen(now, LINGER);
+    }
+    for delivery in deliveries {
+        delivery.await.unwrap();
+    }
+}
