@@ -34,7 +34,6 @@ async fn ripe_shares() -> (Producer, Arc<Partition>, Vec<Delivery>) {
 #[tokio::test(start_paused = true)]
 async fn share_that_fills_leaves_the_older_ones_as_ripe_as_they_were() {
     let (producer, partition, deliveries) = ripe_shares().await;
-    let opened = partition.lock().unwrap().opened;
     let large = [b'x'; 2_000];
     let mut full = Vec::new();
     // One of its keys at least has a share whose batch is not the oldest.
@@ -42,8 +41,8 @@ async fn share_that_fills_leaves_the_older_ones_as_ripe_as_they_were() {
         let key = format!("large-{number}");
         full.push(producer.send(Record::to("t").key(&key).value(&large)).await.unwrap());
         let state = partition.lock().unwrap();
-        let is_oldest_open = state.taking.oldest().is_some_and(|created| created.elapsed() > LINGER);
-        assert_eq!(state.ripe, is_oldest_open || state.opened == opened, "after {number}");
+        let lingered = producer.handle.shared.client.clock.now() - LINGER;
+        assert_eq!(state.ripe, state.taking.oldest().is_some_and(|created| created <= lingered), "after {number}");
     }
     for delivery in deliveries.into_iter().chain(full) {
         delivery.await.unwrap();
