@@ -134,7 +134,8 @@ pub struct ProducerConfig {
     /// `linger.ms`: how long a record may wait for company. A producer that is not busy never waits. Where the broker is
     /// behind, a batch that has lingered takes records until it can be sent. Default 5 ms.
     pub linger: Duration,
-    /// `batch.size`: how many bytes a batch is closed at, before compression. Default 128 KiB.
+    /// `batch.size`: how many bytes a batch is closed at, before compression. Default 128 KiB. Above `max.request.size`
+    /// it is that, as Kafka's documentation has it: a request is at least one batch.
     pub batch_size: usize,
     /// `buffer.memory`: how many bytes all batches together may hold. Default 64 MiB.
     pub buffer_memory: usize,

@@ -259,7 +259,7 @@ impl Partition {
         if settings.ordering == Ordering::Key {
             self.spread_if_contended(shared, state, found_locked);
         }
-        let result = match state.taking.whole.append_in_place(settings, &shared.config, record, after) {
+        let result = match state.taking.whole.append_in_place(settings, record, after) {
             Some(appended) => {
                 if after.is_full {
                     state.close();
@@ -325,7 +325,7 @@ impl Partition {
         if shared.is_closed() {
             return None;
         }
-        let appended = slot.append_in_place(self.settings(), &shared.config, record, after)?;
+        let appended = slot.append_in_place(self.settings(), record, after)?;
         drop(slot);
         if after.is_full {
             self.close_full(share, after);
@@ -406,15 +406,10 @@ impl Partition {
             match open.room_for(length, batch_size) {
                 Room::Fits => {}
                 Room::Grow(capacity) if open.try_grow(capacity, &shared.buffers) => {}
-                // No memory for a larger buffer: the batch is as full as it gets, and the next waits for its own.
-                Room::Grow(_) if open.is_empty() => {
-                    slot.open = None;
-                    if granted.is_none() {
-                        return Err(Stop::Memory(BufferPool::capacity_for(length)));
-                    }
-                    continue;
-                }
+                // Where there is no memory for a larger buffer the batch is as full as it gets, and the next waits for its
+                // own.
                 Room::Grow(_) | Room::Full => {
+                    debug_assert!(!open.is_empty(), "a batch is opened with room for its first record");
                     state.close_slot(slot, share);
                     continue;
                 }

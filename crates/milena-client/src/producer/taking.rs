@@ -10,7 +10,6 @@ use std::time::Instant;
 use milena_core::producer::completion::Completion;
 use milena_core::producer::open_batch::OpenBatch;
 
-use super::config::ProducerConfig;
 use super::delivery::Appended;
 use super::partition::After;
 use super::record::Record;
@@ -44,13 +43,12 @@ impl Slot {
     pub(super) fn append_in_place(
         &mut self,
         settings: &Settings,
-        config: &ProducerConfig,
         record: &Record<'_>,
         after: &mut After,
     ) -> Option<Appended> {
         let open = self.open.as_mut().filter(|open| self.records_since_clock != 0 && !open.is_empty())?;
         let timestamp = record.timestamp.unwrap_or(self.wall_millis);
-        let (limit, before) = (settings.batch_size.min(config.max_request_size), open.len());
+        let (limit, before) = (settings.batch_size, open.len());
         // What is wrong with a record is found out with care.
         let index = open.append(limit, timestamp, record.key, record.value, record.headers).ok().flatten()?;
         after.timestamp = timestamp;

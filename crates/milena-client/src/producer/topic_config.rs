@@ -169,6 +169,7 @@ impl TopicConfig {
 /// What the partitions of a topic go by.
 #[derive(Debug)]
 pub(super) struct Settings {
+    /// Bounded by `max.request.size`: no batch but that of a single record is larger than a request may be.
     pub(super) batch_size: usize,
     pub(super) linger: Duration,
     pub(super) patience: Duration,
@@ -186,7 +187,7 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(config: &ProducerConfig) -> Arc<Self> {
         Arc::new(Self {
-            batch_size: config.batch_size,
+            batch_size: config.batch_size.min(config.max_request_size),
             linger: config.linger,
             patience: config.patience(),
             // Not before the lingers of what it had are over: such a timer would be taken for one of the next batch.

@@ -125,3 +125,20 @@ async fn batch_size_of_a_topic_is_that_of_its_batches() {
         assert!(expected.contains(&sent), "{topic}: {sent} batches");
     }
 }
+
+/// Kafka's documentation calls `max.request.size` a cap on a batch before compression too.
+#[tokio::test(start_paused = true)]
+async fn batch_is_no_larger_than_a_request_may_be() {
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).batch_size(1 << 20).set("max.request.size", "4096").unwrap();
+    let producer = producer.build().unwrap();
+    let value = [b'v'; 100];
+    for _ in 0..1_000 {
+        drop(producer.send(Record::to("t").value(&value)).await.unwrap());
+    }
+    producer.flush().await;
+    // Behind a header of 61 B, 109 B each.
+    let largest = batches(&client, "t", 0).await.into_iter().map(|(records, _)| records).max();
+    assert_eq!(largest, Some((4_096 - 61) / 109));
+}

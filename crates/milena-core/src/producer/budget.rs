@@ -139,19 +139,6 @@ impl Reservation {
         self.bytes
     }
 
-    /// Takes `more` bytes, if there is room and nobody waits.
-    pub fn try_grow(&mut self, more: usize) -> bool {
-        let Some(added) = self.budget.try_reserve(more) else { return false };
-        self.merge(added);
-        true
-    }
-
-    /// Joins the bytes of `other`, of the same budget, to these.
-    pub fn merge(&mut self, mut other: Self) {
-        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget));
-        self.bytes += std::mem::take(&mut other.bytes);
-    }
-
     /// Makes it say `bytes`: what is above goes back, what is missing is booked even where it passes the limit, since
     /// the memory exists already.
     pub fn settle(&mut self, bytes: usize) {
@@ -292,8 +279,6 @@ mod tests {
         let budget = ByteBudget::new(100);
         let mut first = budget.try_reserve(60).expect("empty");
         assert!(budget.try_reserve(41).is_none());
-        assert!(first.try_grow(40));
-        assert!(!first.try_grow(1));
         first.settle(30);
         assert_eq!(budget.used(), 30);
         first.settle(120);

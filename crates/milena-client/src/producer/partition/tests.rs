@@ -4,7 +4,7 @@ use milena_broker::{Broker, Fault, Rule};
 use milena_protocol::ApiKey;
 
 use super::*;
-use crate::producer::Producer;
+use crate::producer::{Delivery, Producer};
 use crate::test_link::client_of;
 
 const LINGER: Duration = Duration::from_millis(100);
