@@ -79,14 +79,14 @@ async fn read(
             Variant::Borrowed => {
                 for record in set.iter().take(records - received) {
                     bytes += (record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len)) as u64;
-                    black_box(record);
+                    black_box(&record);
                     received += 1;
                 }
             }
             Variant::Owned => {
                 for record in set.iter().take(records - received) {
                     let record: OwnedRecord = record.to_owned();
-                    bytes += (record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len))
+                    bytes += (record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len))
                         as u64;
                     black_box(record);
                     received += 1;
