@@ -178,6 +178,43 @@ async fn batch_that_the_broker_calls_too_large_is_split_and_sent_on() {
     assert_eq!(producer.metrics().epoch_bumps, 0, "a definite refusal leaves no gap");
 }
 
+/// Too large is no answer to whether an earlier attempt was written: the size is looked at before duplicates.
+#[tokio::test(start_paused = true)]
+async fn too_large_batch_is_split_only_if_no_earlier_attempt_can_have_been_written() {
+    let not_leader = ErrorCode::NOT_LEADER_OR_FOLLOWER;
+    for (before, splits) in [
+        (Fault::Error(ErrorCode::NOT_ENOUGH_REPLICAS), true),
+        (Fault::Error(ErrorCode::THROTTLING_QUOTA_EXCEEDED), true),
+        (Fault::ErrorAfterApply(not_leader), false),
+        (Fault::Error(not_leader), false),
+        (Fault::DropBeforeApply, false),
+    ] {
+        let about = format!("{before:?}");
+        let is_written = matches!(before, Fault::ErrorAfterApply(_));
+        let broker = Broker::builder().topic("t", 1).seed(3).build();
+        let client = client(&broker).await;
+        let producer = Producer::builder(&client).build().unwrap();
+        send(&producer, 0, 0).await.await.unwrap();
+        broker.faults().add(produce(before).nth(2));
+        broker.faults().add(produce(Fault::Error(ErrorCode::MESSAGE_TOO_LARGE)).nth(3));
+        // Goes at once, and the others in one batch when it is answered.
+        let first = producer.try_send(Record::to("t").value("1")).unwrap();
+        let mut deliveries = Vec::new();
+        for number in 2..=10 {
+            deliveries.push(producer.try_send(Record::to("t").value(&number.to_string())).unwrap());
+        }
+        soon(first).await.unwrap();
+        for delivery in deliveries {
+            let outcome = soon(delivery).await.map_err(|error| error.outcome());
+            assert_eq!(outcome.err(), (!splits).then_some(Outcome::PossiblyWritten), "{about}");
+        }
+        send(&producer, 0, 11).await.await.unwrap();
+        let expected: Vec<_> = (0..=11).filter(|number| splits || is_written || [0, 1, 11].contains(number)).collect();
+        assert_eq!(numbers(&client, "t", 0).await, expected, "{about}: each once, in order");
+        assert_eq!(producer.metrics().epoch_bumps, u64::from(!splits), "{about}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn unanswered_batch_is_possibly_written_and_the_partition_goes_on() {
     let broker = Broker::builder().topic("t", 1).seed(3).build();
