@@ -194,9 +194,7 @@ impl Partition {
         if state.has_work() {
             return false;
         }
-        // What has nothing open may be gathered at any time; and where its shares are, everybody looks with care.
-        state.taking.gather();
-        self.is_spread.store(false, Relaxed);
+        self.gather(state);
         self.publish(state);
         let is_retired = state.retire();
         if is_retired {
@@ -310,6 +308,12 @@ impl Partition {
         self.is_spread.store(true, Relaxed);
     }
 
+    fn gather(&self, state: &mut State) {
+        state.close();
+        state.taking.gather();
+        self.is_spread.store(false, Relaxed);
+    }
+
     /// Into the open batch of the key's share, if there is room in it: without the partition's lock.
     #[inline]
     fn append_to_share(
@@ -360,9 +364,7 @@ impl Partition {
         after: &mut After,
     ) -> Option<Appended> {
         if state.taking.is_calm() && !shared.client.clock.is_virtual() {
-            state.close();
-            state.taking.gather();
-            self.is_spread.store(false, Relaxed);
+            self.gather(state);
         }
         let Some(shares) = state.taking.shares().cloned() else {
             let mut whole = std::mem::take(&mut state.taking.whole);

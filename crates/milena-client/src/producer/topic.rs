@@ -80,7 +80,8 @@ impl Resolved {
 }
 
 struct Draws {
-    table: LoadTable,
+    /// Made by the first draw: records with keys need none.
+    table: Option<Box<LoadTable>>,
     rng: fastrand::Rng,
 }
 
@@ -94,7 +95,7 @@ impl Topic {
             generation: AtomicU64::new(0),
             turn: AtomicU32::new(0),
             sticky: StickyPartition::new(settings.batch_size),
-            draws: Mutex::new(Draws { table: LoadTable::new(settings.adaptive), rng }),
+            draws: Mutex::new(Draws { table: None, rng }),
             settings,
         }
     }
@@ -186,6 +187,7 @@ impl Topic {
         }
         let leaders = Leaders::new(shared, self.settings.rack_aware);
         let Draws { table, rng } = &mut *draws;
+        let table = table.get_or_insert_with(|| Box::new(LoadTable::new(self.settings.adaptive)));
         let next = table.draw(count, rng.u32(..), |partition| leaders.load(&partitions[partition as usize]));
         self.sticky.switch_to(next);
         next

@@ -52,6 +52,35 @@ async fn appending_a_record_allocates_next_to_nothing() {
     assert!(per_record <= 0.01, "{per_record} allocations per record ({} in all)", appended.count_total);
 }
 
+/// A handle that goes from one topic to another and back finds each without an allocation.
+#[tokio::test(start_paused = true)]
+async fn handle_that_alternates_between_topics_allocates_next_to_nothing() {
+    const RECORDS: u64 = 5_000;
+    let broker = Broker::builder().topic("t", 1).topic("u", 1).seed(1).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).batch_size(64 * 1024).build().unwrap();
+    let value = [b'v'; 100];
+    let records = ["t", "u"].map(|topic| Record::to(topic).key("a key of 16 byte").value(&value));
+    let mut deliveries = Vec::with_capacity(2 * RECORDS as usize);
+    let mut send_all = |deliveries: &mut Vec<_>| {
+        for _ in 0..RECORDS {
+            deliveries.extend(records.map(|record| producer.try_send(record).unwrap()));
+        }
+    };
+    for record in records {
+        producer.send(record).await.unwrap().await.unwrap();
+    }
+    for _ in 0..5 {
+        send_all(&mut deliveries);
+        producer.flush().await;
+        deliveries.clear();
+    }
+    let appended = allocation_counter::measure(|| send_all(&mut deliveries));
+    let per_record = appended.count_total as f64 / (2 * RECORDS) as f64;
+    assert!(per_record <= 0.02, "{per_record} allocations per record ({} in all)", appended.count_total);
+    producer.flush().await;
+}
+
 #[derive(Default)]
 struct Woken(AtomicU64);
 

@@ -165,3 +165,34 @@ async fn record_of_a_key_is_given_up_in_its_time_though_a_later_one_was_closed_b
         assert!(late < Duration::from_millis(10), "{late:?} late");
     }
 }
+
+/// Two clones that take turns with one key: its records stay in order while the partition is spread, when it becomes idle
+/// and is gathered, and when it is spread again.
+#[tokio::test(start_paused = true)]
+async fn clones_with_one_key_keep_its_order_when_the_partition_is_spread_and_gathered() {
+    const TURNS: u32 = 200;
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).ordering(Ordering::Key).batch_size(600).build().unwrap();
+    let clones = [producer.clone(), producer.clone()];
+    let mut number = 0;
+    for round in 0..3 {
+        let mut deliveries = Vec::new();
+        for turn in 0..TURNS {
+            let (value, other) = (format!("key {number}"), format!("other-{}", turn % 30));
+            let clone = &clones[turn as usize % 2];
+            deliveries.push(clone.send(Record::to("t").key("key").value(&value)).await.unwrap());
+            let value = format!("{other} {number}");
+            deliveries.push(clone.send(Record::to("t").key(&other).value(&value)).await.unwrap());
+            number += 1;
+        }
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+        assert_eq!(producer.metrics().spreads, round + 1);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    let stored = log(&client, "t", 0).await;
+    assert!(is_in_order(&stored), "{:?}", by_key(&stored));
+    assert_eq!(by_key(&stored)["key"], (0..number).collect::<Vec<_>>());
+}

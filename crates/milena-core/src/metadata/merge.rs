@@ -17,8 +17,8 @@ const MAX_REFUSALS: u32 = 5;
 pub(super) struct SeenEpochs {
     /// By rising index: a client may know thousands.
     epochs: Vec<(i32, i32)>,
-    /// Of the few that a lower one was refused for.
-    refusals: BTreeMap<i32, u32>,
+    /// Of the few that a lower one was refused for: boxed, since most topics have none.
+    refusals: Option<Box<BTreeMap<i32, u32>>>,
 }
 
 impl SeenEpochs {
@@ -28,7 +28,7 @@ impl SeenEpochs {
         let Some(epoch) = epoch else { return true };
         let place = self.epochs.binary_search_by_key(&index, |(index, _)| *index);
         if place.is_ok_and(|place| epoch < self.epochs[place].1) {
-            let refusals = self.refusals.entry(index).or_insert(0);
+            let refusals = self.refusals.get_or_insert_default().entry(index).or_insert(0);
             if *refusals < MAX_REFUSALS {
                 *refusals += 1;
                 return false;
@@ -40,7 +40,9 @@ impl SeenEpochs {
 
     /// Takes note of a leader that was learned of in another way.
     pub(super) fn raise(&mut self, index: i32, epoch: i32) {
-        self.refusals.remove(&index);
+        if let Some(refusals) = &mut self.refusals {
+            refusals.remove(&index);
+        }
         match self.epochs.binary_search_by_key(&index, |(index, _)| *index) {
             Ok(place) => self.epochs[place].1 = epoch,
             Err(place) => self.epochs.insert(place, (index, epoch)),

@@ -69,3 +69,32 @@ async fn shares_that_have_lingered_together_are_ripe_together() {
         delivery.await.unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn clones_with_one_key_keep_its_order_across_spread_and_gather() {
+    let broker = Broker::builder().topic("t", 1).build();
+    let slow = Rule::new(Fault::Delay(Duration::from_secs(1))).api(ApiKey::Produce).always();
+    broker.faults().add(slow);
+    let client = client_of(broker).build().await.unwrap();
+    // Of the partition's own accord neither happens here.
+    let producer = Producer::builder(&client).linger(Duration::from_secs(5)).build().unwrap();
+    let clones = [producer.clone(), producer.clone()];
+    let mut deliveries = vec![producer.send(Record::to("t").key("k").value("first")).await.unwrap()];
+    let shared = &producer.handle.shared;
+    let partition = Arc::clone(&shared.topic("t").unwrap().partitions().present()[0]);
+    for round in 0..6 {
+        for clone in &clones {
+            deliveries.push(clone.send(Record::to("t").key("k").value("next")).await.unwrap());
+        }
+        let mut state = partition.lock().unwrap();
+        assert!(state.taking.has_open(), "something is to be closed");
+        match round % 2 {
+            0 => partition.spread(shared, &mut state),
+            _ => partition.gather(&mut state),
+        }
+    }
+    producer.flush().await;
+    for (number, delivery) in (0..).zip(deliveries) {
+        assert_eq!(delivery.await.unwrap().offset(), Some(number));
+    }
+}
