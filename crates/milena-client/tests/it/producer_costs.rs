@@ -62,7 +62,7 @@ async fn handle_that_alternates_between_topics_allocates_next_to_nothing() {
     let value = [b'v'; 100];
     let records = ["t", "u"].map(|topic| Record::to(topic).key("a key of 16 byte").value(&value));
     let mut deliveries = Vec::with_capacity(2 * RECORDS as usize);
-    let mut send_all = |deliveries: &mut Vec<_>| {
+    let send_all = |deliveries: &mut Vec<_>| {
         for _ in 0..RECORDS {
             deliveries.extend(records.map(|record| producer.try_send(record).unwrap()));
         }

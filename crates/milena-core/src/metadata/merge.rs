@@ -17,7 +17,8 @@ const MAX_REFUSALS: u32 = 5;
 pub(super) struct SeenEpochs {
     /// By rising index: a client may know thousands.
     epochs: Vec<(i32, i32)>,
-    /// Of the few that a lower one was refused for: boxed, since most topics have none.
+    /// Of the few that a lower one was refused for.
+    #[expect(clippy::box_collection, reason = "most topics have none, and there may be thousands")]
     refusals: Option<Box<BTreeMap<i32, u32>>>,
 }
 
