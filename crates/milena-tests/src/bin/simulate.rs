@@ -94,7 +94,7 @@ struct Sum {
     mishaps: u64,
     bumps: u64,
     retries: u64,
-    most_asked: usize,
+    most_asked: BTreeMap<String, usize>,
     elapsed: Duration,
     recoveries: Vec<Duration>,
     broken: BTreeMap<u64, Report>,
@@ -111,7 +111,10 @@ impl Sum {
         self.mishaps += report.mishaps;
         self.bumps += report.bumps;
         self.retries += report.retries;
-        self.most_asked = self.most_asked.max(report.most_asked);
+        for (what, most) in report.most_asked.clone() {
+            let known = self.most_asked.entry(what).or_default();
+            *known = most.max(*known);
+        }
         self.elapsed += report.elapsed;
         self.recoveries.extend(&report.recoveries);
         if !report.violations.is_empty() {
@@ -187,7 +190,8 @@ fn tell(sum: &mut Sum, took: Duration) {
     );
     println!("  {} mishaps; {} batches sent again, {} epochs raised", sum.mishaps, sum.retries, sum.bumps);
     println!("  {acknowledged} acknowledged, {failed} failed, {unknown} possibly written; {} in the logs", sum.written);
-    println!("  {} handed over; at most {} look-ups or vain dials of a node a second", sum.read, sum.most_asked);
+    let most: Vec<String> = sum.most_asked.iter().map(|(what, most)| format!("{most} {what}")).collect();
+    println!("  {} handed over; at most, of one node, by one client, a second: {}", sum.read, most.join(", "));
     let (p50, p99) = (percentile(&mut sum.recoveries, 50), percentile(&mut sum.recoveries, 99));
     let longest = sum.recoveries.last().copied().unwrap_or_default();
     println!("  recovery p50 {p50:?}, p99 {p99:?}, longest {longest:?} ({} of them)", sum.recoveries.len());

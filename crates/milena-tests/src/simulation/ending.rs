@@ -13,6 +13,7 @@ use milena_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use milena_protocol::record::RecordBatches;
 use tokio::time::{Instant, sleep};
 
+use super::consumers::Batches;
 use super::{DRAIN, GROUP, Report, TOPIC, World, load, lock};
 use crate::history::{Place, Value, Violation};
 use crate::kafka::Outcome;
@@ -46,7 +47,8 @@ pub(super) async fn conclude(world: &Arc<World>, mut report: Report) -> Outcome<
             lock(&world.history).is_committed(partition, committed);
         }
     }
-    let log = read_log(world).await?;
+    let (log, batches) = read_log(world).await?;
+    world.judge_prefetch(batches);
     world.broker.shutdown().await;
     let history = std::mem::take(&mut *lock(&world.history));
     let (acknowledged, failed, unknown) = history.counts();
@@ -77,20 +79,28 @@ impl Connector for Straight {
     }
 }
 
-async fn read_log(world: &World) -> Outcome<BTreeMap<Place, Value>> {
+async fn read_log(world: &World) -> Outcome<(BTreeMap<Place, Value>, Batches)> {
     let clock = TimeSource::virtual_from(UNIX_EPOCH + Duration::from_millis(1_700_000_000_000));
     let builder = Client::builder().bootstrap(world.broker.bootstrap())?.clock(clock).seed(1);
     let client = builder.connector(Arc::new(Straight(world.broker.clone()))).build().await?;
-    let mut log = BTreeMap::new();
+    let (mut log, mut all) = (BTreeMap::new(), Batches::default());
     for (partition, end) in (0..).zip(log_ends(world)?) {
         let mut next = 0;
         while next < end {
             let records = fetch(&client, partition, next).await?;
             let before = next;
-            for batch in RecordBatches::new(records) {
-                let batch = batch?;
+            let mut batches = RecordBatches::new(records);
+            loop {
+                let left = batches.rest().len();
+                let Some(batch) = batches.next().transpose()? else { break };
                 batch.verify_crc()?;
-                for record in batch.records(1 << 26)?.iter() {
+                let records = batch.records(1 << 26)?;
+                // A fetch from within a batch brings all of it.
+                let bytes = (left - batches.rest().len()) as u64;
+                all.bytes += if batch.base_offset() >= next { bytes } else { 0 };
+                all.largest = all.largest.max(bytes);
+                all.inflated = all.inflated.max(records.data().len() as u64);
+                for record in records.iter() {
                     let record = record?;
                     if record.offset < next {
                         continue;
@@ -109,7 +119,7 @@ async fn read_log(world: &World) -> Outcome<BTreeMap<Place, Value>> {
         }
     }
     client.close(Duration::from_secs(5)).await;
-    Ok(log)
+    Ok((log, all))
 }
 
 async fn fetch(client: &Client, partition: i32, fetch_offset: i64) -> Outcome<bytes::Bytes> {

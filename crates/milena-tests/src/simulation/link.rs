@@ -1,5 +1,5 @@
-//! Links of bytes between a client and the nodes: late, in pieces, cut within a frame, silent, damaged. Knows of Kafka
-//! only where a request begins and for what it asks, which is counted.
+//! Links of bytes between a client and the nodes: late, in pieces, cut within a frame, silent, damaged. Counts what is asked
+//! for, and lets it be overheard.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -15,9 +15,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::lock;
+use super::overheard::{Heard, Talk};
 use super::trace::Trace;
+use super::{GROUP, TOPIC, World, lock};
 use crate::frames::Frames;
+use crate::history::History;
 
 /// What every value of a run carries, so that damage can be done to records and to nothing else.
 pub(super) const MARK: &[u8] = b"milena";
@@ -63,7 +65,9 @@ pub(super) struct Links {
     broker: Broker,
     client: u32,
     quality: Quality,
+    partitions: i32,
     trace: Arc<Trace>,
+    history: Arc<Mutex<History>>,
     state: Mutex<State>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -84,6 +88,8 @@ pub(super) enum Asked {
     /// A connection, in vain.
     Dial,
     Request(i16),
+    /// A fetch, which it answered with nothing but errors.
+    VainFetch,
 }
 
 /// The most that fell into one window, and what is needed to go on counting.
@@ -111,6 +117,7 @@ struct Wire {
     node: i32,
     cut: watch::Sender<Option<Cut>>,
     ways: [Mutex<Way>; 2],
+    talk: Mutex<Talk>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +134,8 @@ struct Way {
     drips: bool,
     damages: bool,
     last_due: Option<Instant>,
+    /// Nothing of what comes arrives any more.
+    is_cut: bool,
     frames: Frames,
 }
 
@@ -137,12 +146,14 @@ impl Wire {
 }
 
 impl Links {
-    pub(super) fn new(broker: &Broker, client: u32, quality: Quality, seed: u64, trace: &Arc<Trace>) -> Arc<Self> {
+    pub(super) fn new(world: &World, client: u32, seed: u64) -> Arc<Self> {
         Arc::new(Self {
-            broker: broker.clone(),
+            broker: world.broker.clone(),
             client,
-            quality,
-            trace: Arc::clone(trace),
+            quality: world.plan.quality,
+            partitions: world.plan.partitions,
+            trace: Arc::clone(&world.trace),
+            history: Arc::clone(&world.history),
             state: Mutex::new(State {
                 rng: fastrand::Rng::with_seed(seed),
                 made: 0,
@@ -152,6 +163,11 @@ impl Links {
             }),
             tasks: Mutex::new(JoinSet::new()),
         })
+    }
+
+    /// The number of the client.
+    pub(super) fn client(&self) -> u32 {
+        self.client
     }
 
     /// Does something to one of the open links, if there is one.
@@ -198,6 +214,31 @@ impl Links {
         lock(&self.state).asked.iter().map(|(&(node, asked), rate)| (node, asked, rate.most)).collect()
     }
 
+    /// Notes what the coordinator holds.
+    fn look_at_commits(&self) {
+        let mut history = lock(&self.history);
+        for partition in 0..self.partitions {
+            if let Some(committed) = self.broker.committed(GROUP, TOPIC, partition) {
+                history.is_committed(partition, committed);
+            }
+        }
+    }
+
+    /// Lets bytes that pass be overheard.
+    fn overhear(&self, wire: &Wire, toward: Toward, bytes: &[u8]) {
+        let mut talk = lock(&wire.talk);
+        if toward == Toward::Broker {
+            return talk.asks(bytes, &mut lock(&self.history));
+        }
+        let heard = talk.answers(bytes, &mut lock(&self.history));
+        for heard in heard {
+            match heard {
+                Heard::Commit => self.look_at_commits(),
+                Heard::VainFetch => self.count(wire.node, Asked::VainFetch),
+            }
+        }
+    }
+
     fn count(&self, node: i32, asked: Asked) {
         lock(&self.state).asked.entry((node, asked)).or_default().count();
     }
@@ -210,7 +251,8 @@ impl Links {
             let mut state = lock(&self.state);
             state.made += 1;
             let (id, ways) = (state.made, [Mutex::default(), Mutex::default()]);
-            let wire = Arc::new(Wire { id, node, cut: watch::Sender::new(None), ways });
+            let talk = Mutex::new(Talk::new(self.client));
+            let wire = Arc::new(Wire { id, node, cut: watch::Sender::new(None), ways, talk });
             state.open.insert(id, Arc::clone(&wire));
             wire
         };
@@ -312,6 +354,8 @@ async fn carry(links: Arc<Links>, wire: Arc<Wire>, client: DuplexStream, broker:
     };
     tokio::join!(client_side, broker_side);
     lock(&links.state).open.remove(&wire.id);
+    // A commit may have been applied without an answer.
+    links.look_at_commits();
     links.trace.note(format_args!("client {} link {} is over", links.client, wire.id));
 }
 
@@ -338,9 +382,15 @@ async fn take(
         let (due, cut) = {
             let mut state = lock(&links.state);
             let mut way = lock(wire.way(toward));
+            if way.is_cut {
+                continue;
+            }
             let cut = way.cut_after.filter(|(after, _)| *after < bytes.len());
             match cut {
-                Some((after, _)) => bytes.truncate(after),
+                Some((after, _)) => {
+                    bytes.truncate(after);
+                    way.is_cut = true;
+                }
                 None => way.cut_after = way.cut_after.map(|(after, cut)| (after - bytes.len(), cut)),
             }
             let now = Instant::now();
@@ -357,6 +407,7 @@ async fn take(
             let asked = lock(wire.way(toward)).frames.pass(&bytes);
             asked.into_iter().for_each(|asked| links.count(wire.node, Asked::Request(asked.api)));
         }
+        links.overhear(wire, toward, &bytes);
         let crc = crc32c::crc32c(&bytes);
         let (client, id, length) = (links.client, wire.id, bytes.len());
         links.trace.note(format_args!("client {client} link {id} {toward:?} {length} {crc:08x}"));

@@ -96,6 +96,7 @@ impl Load {
             let mut sent = Vec::new();
             for &partition in &open {
                 let value = Value { key: self.index * KEYS + PROBE, number };
+                lock(&self.world.history).begun(value);
                 number += 1;
                 if let Some(delivery) = self.send(&self.producer, value, Some(partition)).await {
                     sent.push((partition, value, delivery));
@@ -153,10 +154,13 @@ impl Load {
         let sent = lock(&self.world.history).n_appended(self.index).saturating_sub(answered);
         let known = if self.plan.compression == Compression::None { sent * self.plan.filling as u64 } else { 0 };
         let (held, limit) = (metrics.buffer_used.max(known), self.plan.buffer_memory as u64);
-        // The copies that splitting and compressing make are booked though they pass the limit: they take the place of
-        // what was within it.
-        let copies = self.world.plan.message_max.is_some() || self.plan.compression != Compression::None;
-        if held > limit + if copies { limit } else { 0 } {
+        // Each part of a batch that is split gets a buffer that all of it would fit into, and what is split is the oldest
+        // batch of its partition. What a batch is compressed into may be charged more than the batch was.
+        let partitions = usize::try_from(self.world.plan.partitions).unwrap_or(0);
+        let parts = partitions * self.plan.batch_size.next_power_of_two();
+        let makes_copies = self.world.plan.message_max.is_some() || self.plan.compression != Compression::None;
+        let limit = limit + if makes_copies { limit.min(parts as u64) } else { 0 };
+        if held > limit {
             self.violated(Violation::OverBudget { held, limit });
         }
     }
@@ -266,6 +270,7 @@ impl Sender {
             }
             let partition = (self.rng.u8(0..10) < 7).then(|| self.rng.i32(0..load.world.plan.partitions));
             let value = Value { key: self.key, number };
+            lock(&load.world.history).begun(value);
             number += 1;
             match self.rng.u8(0..40) {
                 0 | 1 => self.drop_send(value, partition).await,
@@ -330,6 +335,7 @@ impl Sender {
     async fn send_together(&mut self, first: Value, partition: Option<i32>) {
         let load = Arc::clone(&self.load);
         let values: Vec<Value> = (0..5).map(|n| Value { number: first.number + n, ..first }).collect();
+        values.iter().for_each(|value| lock(&load.world.history).begun(*value));
         let texts: Vec<String> = values.iter().map(|value| write(*value, load.plan.filling)).collect();
         let key = first.key.to_string();
         let records: Vec<Record<'_>> = texts.iter().map(|text| record(&key, text, partition)).collect();

@@ -3,24 +3,29 @@
 //!
 //! Nothing here may read a clock but tokio's, draw from chance but the seed's, or iterate in the order of a hash.
 
+mod consumers;
 mod ending;
 mod link;
 mod load;
 mod nemesis;
+mod overheard;
 mod plan;
 mod readers;
 mod trace;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use milena_broker::Broker;
-use milena_client::producer::{Producer, ProducerConfig};
+use milena_client::producer::{Acks, Producer, ProducerConfig};
 use milena_client::{Client, ClientConfig, TimeSource};
+use milena_protocol::ApiKey;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use self::consumers::Consumers;
 use self::link::{Asked, Dialler, Links};
 use self::load::Load;
 use self::nemesis::Members;
@@ -37,8 +42,11 @@ const SLACK: Duration = Duration::from_secs(1);
 const RECOVERY: Duration = Duration::from_secs(30);
 /// How long it may take until everything has been handled then: sessions of members that vanished have to end.
 const DRAIN: Duration = Duration::from_secs(120);
-/// `prefetch` of clients about which nothing else is planned.
+/// `prefetch` of clients that consume nothing.
 const PREFETCH: usize = 1 << 20;
+const SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+/// Which node is where, and where readers may be.
+const RACKS: [&str; 3] = ["one", "two", "three"];
 
 /// What one run came to.
 #[derive(Clone, Debug, Default)]
@@ -63,9 +71,8 @@ pub struct Report {
     pub retries: u64,
     /// For each producer and partition: the time until it took records once everything was whole.
     pub recoveries: Vec<Duration>,
-    /// The most that one node was dialled in vain, or asked for metadata, a coordinator or a producer id, by one client
-    /// within a second.
-    pub most_asked: usize,
+    /// The most that one node was asked by one client within a second, of each thing that has a ceiling.
+    pub most_asked: BTreeMap<String, usize>,
     /// Virtual time.
     pub elapsed: Duration,
 }
@@ -76,7 +83,8 @@ struct World {
     plan: Plan,
     broker: Broker,
     trace: Arc<Trace>,
-    history: Mutex<History>,
+    history: Arc<Mutex<History>>,
+    consumers: Consumers,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,6 +107,9 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
     trace.note(format_args!("{plan:#?}"));
     let mut builder = Broker::builder().nodes(plan.nodes).topic(TOPIC, plan.partitions).seed(plan.seed);
     builder = builder.wall_clock(1_700_000_000_000);
+    if plan.racks {
+        builder = builder.racks(RACKS).config("replica.selector.class", SELECTOR);
+    }
     if let Some(bytes) = plan.message_max {
         builder = builder.config("message.max.bytes", bytes.to_string());
     }
@@ -107,10 +118,10 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
         kept: true,
         once: plan.producers.iter().all(|producer| producer.idempotent),
         handled: plan.members > 0,
-        commits_rise: !plan.makes_requests_late(),
+        read: plan.reads,
     };
-    let history = Mutex::new(History::of(promises));
-    let world = Arc::new(World { plan, broker, trace, history });
+    let history = Arc::new(Mutex::new(History::of(promises)));
+    let world = Arc::new(World { plan, broker, trace, history, consumers: Consumers::default() });
 
     let (mut clients, mut links, mut loads) = (Vec::new(), Vec::new(), Vec::new());
     for (index, plan) in (0..).zip(&world.plan.producers) {
@@ -123,9 +134,8 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
     let (ends, known_ends) = watch::channel(None);
     let mut tasks = JoinSet::new();
     if world.plan.reads {
-        let fetch_bytes = *plan::choose(&mut rng, &[500, 4_096, 1 << 20]);
-        let (client, link) = world.client(50, Duration::from_secs(5), fetch_bytes * 4)?;
-        tasks.spawn(readers::read_all(Arc::clone(&world), client.clone(), fetch_bytes, known_ends));
+        let (client, link) = world.client(50, Duration::from_secs(5), world.plan.prefetch)?;
+        tasks.spawn(readers::read_all(Arc::clone(&world), client.clone(), known_ends));
         clients.push(client);
         links.push(link);
     }
@@ -157,7 +167,13 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
         report.bumps += metrics.epoch_bumps;
         report.retries += metrics.retries;
     }
-    ends.send_replace(Some(ending::log_ends(&world)?));
+    if world.plan.is_unclean() {
+        // Whoever read what vanished has to hear of it first: until then it believes to be at the end.
+        sleep(Duration::from_secs(10)).await;
+    }
+    let read_ends = ending::log_ends(&world)?;
+    (0..).zip(&read_ends).for_each(|(partition, end)| lock(&world.history).reads_until(partition, *end));
+    ends.send_replace(Some(read_ends));
     if timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
         world.stuck("a reader that is to come to the end of the log");
     }
@@ -169,6 +185,7 @@ async fn simulate(seed: u64, prints: bool) -> Outcome<Report> {
             world.stuck("the close of a client");
         }
     }
+    world.gives_back(0).await;
     for links in &links {
         world.judge_rates(links, &mut report);
     }
@@ -179,7 +196,7 @@ impl World {
     /// A client with links of its own.
     fn client(&self, index: u32, request_timeout: Duration, prefetch: usize) -> Outcome<(Client, Arc<Links>)> {
         let seed = self.plan.seed.wrapping_add(u64::from(index) << 20);
-        let links = Links::new(&self.broker, index, self.plan.quality, seed, &self.trace);
+        let links = Links::new(self, index, seed);
         let mut config = ClientConfig::default();
         config.bootstrap_servers = self.broker.bootstrap();
         config.request_timeout = request_timeout;
@@ -195,17 +212,29 @@ impl World {
         lock(&self.history).violated(Violation::Stuck(what.to_owned()));
     }
 
-    /// Nobody may be asked again and again: it is for dials and for what leads to a broker that there is a ceiling.
+    /// Nobody may be asked again and again. Records may be sent and fetched as fast as it goes; for everything else, and for
+    /// fetches in vain, there is a ceiling.
     fn judge_rates(&self, links: &Links, report: &mut Report) {
         const CEILING: usize = 10;
+        let producer = self.plan.producers.get(links.client() as usize);
+        let is_unheard = producer.is_some_and(|producer| producer.acks == Acks::None);
         for (node, asked, most) in links.rates() {
             let what = match asked {
                 Asked::Dial => "a connection".to_owned(),
-                Asked::Request(api) if [3, 10, 22].contains(&api) => format!("request {api}"),
-                Asked::Request(_) => continue,
+                Asked::VainFetch => "fetches in vain".to_owned(),
+                Asked::Request(api) => match ApiKey::try_from(api) {
+                    Ok(ApiKey::Produce | ApiKey::Fetch) => continue,
+                    // To close is how a broker says that it refused something of which nobody awaits an answer.
+                    Ok(ApiKey::ApiVersions) if is_unheard => continue,
+                    Ok(api) => api.name().to_owned(),
+                    Err(_) => format!("request {api}"),
+                },
             };
-            report.most_asked = report.most_asked.max(most);
-            if most > CEILING {
+            let known = report.most_asked.entry(what.clone()).or_default();
+            *known = most.max(*known);
+            // What a broker has not got yet, or not any more, is asked for again each `retry.backoff.ms`.
+            let is_again = matches!(asked, Asked::VainFetch) || what == ApiKey::OffsetForLeaderEpoch.name();
+            if most > if is_again { CEILING * 3 / 2 } else { CEILING } {
                 lock(&self.history).violated(Violation::Storm { node, what, requests: most });
             }
         }

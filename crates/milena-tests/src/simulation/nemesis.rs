@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::Links;
 use super::plan::Mishap;
-use super::{GROUP, PREFETCH, TOPIC, World, lock, readers};
+use super::{GROUP, TOPIC, World, lock, readers};
 use crate::kafka::Outcome;
 
 /// Between two looks at what is held and committed.
@@ -88,6 +88,13 @@ async fn strike(
             broker.remove_leader(TOPIC, *partition)?;
             return Ok(Some((*dead, Step::Lead(*partition, leader))));
         }
+        Mishap::Truncate { partition, records, to } => {
+            let (start, end) = broker.log_offsets(TOPIC, *partition)?;
+            broker.move_leader(TOPIC, *partition, *to)?;
+            broker.truncate(TOPIC, *partition, (end - records).max(start))?;
+            let (_, from) = broker.log_offsets(TOPIC, *partition)?;
+            lock(&world.history).truncated(*partition, from, end);
+        }
         Mishap::MoveCoordinator { to } => broker.move_coordinator(CoordinatorType::Group, GROUP, *to)?,
         Mishap::EvictMember { which } => {
             let ids = broker.members(GROUP);
@@ -104,6 +111,7 @@ async fn strike(
 
 /// What must hold at any time.
 fn look(world: &World) {
+    world.look_at_consumers();
     if world.plan.members > 0 {
         for partition in 0..world.plan.partitions {
             if let Some(committed) = world.broker.committed(GROUP, TOPIC, partition) {
@@ -121,6 +129,7 @@ pub(super) struct Members {
 }
 
 struct Member {
+    number: u64,
     client: Client,
     links: Arc<Links>,
     stop: watch::Sender<bool>,
@@ -135,11 +144,11 @@ impl Members {
     /// Another member.
     pub(super) fn join(&mut self) -> Outcome<Arc<Links>> {
         self.joined += 1;
-        let (client, links) = self.world.client(100 + self.joined, Duration::from_secs(5), PREFETCH)?;
+        let (client, links) = self.world.client(100 + self.joined, Duration::from_secs(5), self.world.plan.prefetch)?;
         let (stop, stopped) = watch::channel(false);
         let number = u64::from(100 + self.joined);
         let task = tokio::spawn(readers::member(Arc::clone(&self.world), client.clone(), number, stopped));
-        self.running.push(Member { client, links: Arc::clone(&links), stop, task });
+        self.running.push(Member { number, client, links: Arc::clone(&links), stop, task });
         Ok(links)
     }
 
@@ -148,6 +157,7 @@ impl Members {
         if vanishes {
             member.links.unplug();
             member.task.abort();
+            self.world.forget(member.number);
         } else {
             self.leave(member).await;
         }
@@ -169,5 +179,6 @@ impl Members {
             self.world.stuck("a member that is to leave");
         }
         member.client.close(Duration::from_secs(5)).await;
+        self.world.gives_back(member.number).await;
     }
 }

@@ -24,6 +24,13 @@ pub(super) struct Plan {
     pub(super) reads: bool,
     /// Members of a group.
     pub(super) members: u32,
+    /// Whether readers pause, resume and, in runs that are not unclean, seek.
+    pub(super) wanders: bool,
+    /// `max.partition.fetch.bytes` of those who read, and `prefetch` of their clients.
+    pub(super) fetch_bytes: usize,
+    pub(super) prefetch: usize,
+    /// Whether nodes and readers are in racks, so that those read from replicas (KIP-392).
+    pub(super) racks: bool,
     pub(super) mishaps: Vec<(Duration, Mishap)>,
     /// When the mishaps end.
     pub(super) heals: Duration,
@@ -71,6 +78,12 @@ pub(super) enum Mishap {
         partition: i32,
         dead: Duration,
     },
+    /// An unclean election: so many records at the end of the log vanish, and another node leads.
+    Truncate {
+        partition: i32,
+        records: i64,
+        to: i32,
+    },
     MoveCoordinator {
         to: i32,
     },
@@ -105,6 +118,7 @@ impl Plan {
         };
         let producers: Vec<_> = (0..rng.u32(1..=2)).map(|_| ProducerPlan::draw(rng, heals)).collect();
         let members = *choose(rng, &[0, 0, 1, 2, 3]);
+        let fetch_bytes = *choose(rng, &[500, 4_096, 1 << 20]);
         let mut plan = Self {
             seed: rng.u64(..),
             nodes,
@@ -114,6 +128,10 @@ impl Plan {
             producers,
             reads: rng.u8(0..3) > 0,
             members,
+            wanders: rng.bool(),
+            fetch_bytes,
+            prefetch: fetch_bytes * *choose(rng, &[1, 4]),
+            racks: rng.u8(0..3) == 0,
             mishaps: Vec::new(),
             heals,
         };
@@ -124,6 +142,13 @@ impl Plan {
             let mishap = plan.mishap(rng, heals.saturating_sub(at));
             plan.mishaps.push((at, mishap));
         }
+        if n_mishaps > 0 && rng.u8(0..5) == 0 {
+            for _ in 0..rng.usize(1..=3) {
+                let (partition, to) = (rng.i32(0..partitions), rng.i32(0..i32::from(nodes)));
+                let mishap = Mishap::Truncate { partition, records: rng.i64(1..40), to };
+                plan.mishaps.push((heals.mul_f64(rng.f64()), mishap));
+            }
+        }
         plan.mishaps.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -133,9 +158,9 @@ impl Plan {
         self.producers.len() + usize::from(self.reads) + self.members as usize
     }
 
-    /// Whether a request may reach its broker after the client has given it up.
-    pub(super) fn makes_requests_late(&self) -> bool {
-        self.mishaps.iter().any(|(_, mishap)| matches!(mishap, Mishap::Link { .. } | Mishap::Rule(_)))
+    /// Whether acknowledged records may vanish. Whoever seeks names no epoch, and can't tell then (KIP-320).
+    pub(super) fn is_unclean(&self) -> bool {
+        self.mishaps.iter().any(|(_, mishap)| matches!(mishap, Mishap::Truncate { .. }))
     }
 
     fn mishap(&self, rng: &mut Rng, left: Duration) -> Mishap {
