@@ -1,12 +1,15 @@
 //! The producers: each task has keys of its own and numbers their records, so that every value is unique and its order
-//! known. One has the defaults and compresses; the other has little memory and a long linger.
+//! known. One has the defaults and compresses, one has little memory and a long linger, and one keeps the order of keys alone
+//! and has its tasks meet in few partitions, so that each has several open batches.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milena_client::Client;
-use milena_client::producer::{Compression, Delivery, Outcome as ProduceOutcome, Producer, ProducerBuilder, Record};
+use milena_client::producer::{
+    Compression, Delivery, Ordering, Outcome as ProduceOutcome, Producer, ProducerBuilder, Record,
+};
 use milena_tests::history::{Sent, Value};
 use milena_tests::kafka::Outcome;
 use tokio::sync::watch;
@@ -17,10 +20,6 @@ use super::Run;
 
 const TASKS_PER_PRODUCER: u32 = 4;
 const KEYS_PER_TASK: u32 = 8;
-/// Between two bursts of a task.
-const PAUSE: Duration = Duration::from_millis(40);
-/// Records of a burst, so that batches of one partition are often in flight together.
-const BURST: u32 = 4;
 /// Unacknowledged records of a task.
 const WINDOW: usize = 2_000;
 
@@ -34,6 +33,8 @@ pub(crate) struct Load {
     /// Epochs that were raised, and batches that were sent again.
     pub(crate) bumps: u64,
     pub(crate) retries: u64,
+    /// Times that a partition went over to several open batches.
+    pub(crate) spreads: u64,
 }
 
 /// A producer's memory, in bytes.
@@ -48,30 +49,59 @@ pub(crate) struct Memory {
     pub(crate) copies: u64,
 }
 
-type Describe = fn(&Client) -> ProducerBuilder;
+/// A producer, and what its tasks do.
+struct Workload {
+    name: &'static str,
+    describe: fn(&Client) -> ProducerBuilder,
+    /// Between two bursts of a task.
+    pause: Duration,
+    /// Records of a burst, so that batches of one partition are often in flight together.
+    burst: u32,
+    /// Only so many partitions are written to, by name; all, and by key, if there is none.
+    partitions: Option<i32>,
+}
 
 /// An idempotent producer is the unit that the broker's promises speak of: each has a client, and so connections, of its
 /// own.
-const PRODUCERS: [(&str, Describe); 2] = [
-    ("defaults", |client| Producer::builder(client).compression(Compression::Lz4)),
-    ("small", |client| {
-        let builder = Producer::builder(client).compression(Compression::Zstd(Some(1)));
-        let builder = builder.set("max.request.size", "16384").expect("a number of bytes");
-        builder.batch_size(8 * 1024).buffer_memory(256 * 1024).linger(Duration::from_millis(200))
-    }),
+const WORKLOADS: [Workload; 3] = [
+    Workload {
+        name: "defaults",
+        describe: |client| Producer::builder(client).compression(Compression::Lz4),
+        pause: Duration::from_millis(40),
+        burst: 4,
+        partitions: None,
+    },
+    Workload {
+        name: "small",
+        describe: |client| {
+            let builder = Producer::builder(client).compression(Compression::Zstd(Some(1)));
+            let builder = builder.set("max.request.size", "16384").expect("a number of bytes");
+            builder.batch_size(8 * 1024).buffer_memory(256 * 1024).linger(Duration::from_millis(200))
+        },
+        pause: Duration::from_millis(40),
+        burst: 4,
+        partitions: None,
+    },
+    Workload {
+        name: "keys",
+        describe: |client| Producer::builder(client).ordering(Ordering::Key),
+        pause: Duration::from_millis(400),
+        burst: 100,
+        partitions: Some(2),
+    },
 ];
 
 /// Produces until told to stop, and waits for every outcome.
 pub(crate) async fn run(run: Arc<Run>, stopped: watch::Receiver<bool>) -> Outcome<Load> {
     let mut tasks = JoinSet::new();
     let mut producers = Vec::new();
-    for (index, (name, builder)) in (0..).zip(PRODUCERS) {
-        let client = run.client(name).await?;
-        let producer = builder(&client).build()?;
+    for (index, workload) in (0..).zip(&WORKLOADS) {
+        let client = run.client(workload.name).await?;
+        let producer = (workload.describe)(&client).build()?;
         producers.push(producer.clone());
         for task in 0..TASKS_PER_PRODUCER {
             let first_key = (index * TASKS_PER_PRODUCER + task) * KEYS_PER_TASK;
-            tasks.spawn(produce(Arc::clone(&run), producer.clone(), first_key, stopped.clone()));
+            tasks.spawn(produce(Arc::clone(&run), producer.clone(), workload, first_key, stopped.clone()));
         }
     }
     let mut load = Load { memory: vec![Memory::default(); producers.len()], ..Load::default() };
@@ -97,6 +127,7 @@ pub(crate) async fn run(run: Arc<Run>, stopped: watch::Receiver<bool>) -> Outcom
         let metrics = producer.metrics();
         load.bumps += metrics.epoch_bumps;
         load.retries += metrics.retries;
+        load.spreads += metrics.spreads;
         if !producer.close(Duration::from_secs(30)).await.clean || producer.metrics().buffer_used > 0 {
             return Err("a producer that had answered for everything did not close, or holds memory".into());
         }
@@ -124,24 +155,37 @@ pub(crate) fn read(key: Option<&[u8]>, value: Option<&[u8]>) -> Outcome<Value> {
 async fn produce(
     run: Arc<Run>,
     producer: Producer,
+    workload: &'static Workload,
     first_key: u32,
     stopped: watch::Receiver<bool>,
 ) -> Outcome<Duration> {
     let mut settling =
         Settling { run: Arc::clone(&run), waiting: VecDeque::new(), last: Instant::now(), longest: Duration::ZERO };
     let mut numbers = [0_u64; KEYS_PER_TASK as usize];
-    let mut ticks = tokio::time::interval(PAUSE);
+    let mut ticks = tokio::time::interval(workload.pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turn = 0;
     while !*stopped.borrow() {
         ticks.tick().await;
-        for _ in 0..BURST {
+        for _ in 0..workload.burst {
             let index = turn % KEYS_PER_TASK;
             turn += 1;
             let value = Value { key: first_key + index, number: numbers[index as usize] };
             let (key, bytes) = (value.key.to_string(), write(value));
-            match producer.send(Record::to(&run.topic).key(&key).value(&bytes)).await {
+            let partition = workload.partitions.map(|partitions| value.key.cast_signed() % partitions);
+            let record = Record { partition, ..Record::to(&run.topic).key(&key).value(&bytes) };
+            match producer.send(record).await {
                 Ok(delivery) => {
+                    let mut history = run.history();
+                    // A task appends in the order of its sends; which of two tasks came first, nobody knows. The order of
+                    // a key is that of its numbers.
+                    if producer.config().ordering == Ordering::Partition {
+                        history.appended(first_key, value);
+                    }
+                    if let Some(partition) = partition {
+                        history.meant_for(value, partition);
+                    }
+                    drop(history);
                     numbers[index as usize] += 1;
                     settling.waiting.push_back((value, Instant::now(), delivery));
                 }
