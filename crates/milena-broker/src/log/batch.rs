@@ -4,6 +4,7 @@
 //! patched, and a copy of the record section. A copy, because a slice would hold on to the whole read buffer or frame
 //! that the batch came in. Nothing here compresses or re-encodes.
 
+use milena_protocol::record::crc32c;
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
@@ -252,7 +253,7 @@ fn check_each(
 fn reject(error: &RecordError, batch: &[u8]) -> RejectedBatch {
     let is_damaged = || {
         let crc = batch.get(CRC_AT..).and_then(|bytes| bytes.first_chunk()).map(|crc| u32::from_be_bytes(*crc));
-        batch.len() < HEADER_LEN || crc != Some(crc32c::crc32c(&batch[CRC_START..]))
+        batch.len() < HEADER_LEN || crc != Some(crc32c(&batch[CRC_START..]))
     };
     match error {
         RecordError::BadCrc { .. } => RejectedBatch::at_once(ErrorCode::CORRUPT_MESSAGE, error.to_string()),

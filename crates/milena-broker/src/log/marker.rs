@@ -1,6 +1,7 @@
 //! The control batch that ends a transaction (Kafka's `EndTransactionMarker`), which no encoder for records makes.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use milena_protocol::record::crc32c;
 
 /// Transactional and control bits of the attributes.
 const ATTRIBUTES: i16 = 0b0011_0000;
@@ -37,14 +38,14 @@ pub(super) fn end_txn_marker(producer_id: i64, producer_epoch: i16, committed: b
     batch.put_i32(-1); // base sequence: markers have none
     batch.put_i32(1); // records
     batch.extend_from_slice(&record);
-    let crc = crc32c::crc32c(&batch[CRC_START..]);
+    let crc = crc32c(&batch[CRC_START..]);
     batch[CRC].copy_from_slice(&crc.to_be_bytes());
     batch.freeze()
 }
 
 #[cfg(test)]
 mod tests {
-    use milena_protocol::record::{ControlType, RecordBatch};
+    use milena_protocol::record::{ControlType, RecordBatch, crc32c};
 
     use super::*;
 

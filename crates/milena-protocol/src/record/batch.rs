@@ -245,7 +245,7 @@ impl RecordBatch {
     /// [`RecordError::BadCrc`].
     pub fn verify_crc(&self) -> Result<(), RecordError> {
         let stored = self.crc();
-        let computed = crc::checksum(&self.bytes[CRC_START..]);
+        let computed = crc::crc32c(&self.bytes[CRC_START..]);
         if stored != computed {
             return Err(RecordError::BadCrc { base_offset: self.base_offset, stored, computed });
         }

@@ -3,7 +3,7 @@
 //! A batch's CRC covers 40 header bytes and then the record section. The section's CRC and its [`Shift`] are kept
 //! from the seal on, so that new header bytes cost one short checksum and one multiplication, whatever the payload.
 
-use crc_fast::{CrcAlgorithm, checksum as checksum_of};
+use crc_fast::{CrcAlgorithm, checksum};
 
 /// The CRC-32C polynomial, bit-reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -20,10 +20,10 @@ const POWERS: [u32; 64] = {
     powers
 };
 
-/// The CRC-32C of `bytes`.
-pub(crate) fn checksum(bytes: &[u8]) -> u32 {
+/// The CRC-32C of `bytes`, which a batch has of all that follows its CRC field.
+pub fn crc32c(bytes: &[u8]) -> u32 {
     // An iSCSI CRC fits in 32 bits: the type is that of all CRCs.
-    checksum_of(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 /// What appending a run of bytes of a certain length does to the CRC in front of it: x^(8·length).
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn castagnoli_check_value() {
-        assert_eq!(checksum(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 
     proptest! {
@@ -82,15 +82,15 @@ mod tests {
         #[test]
         fn checksum_is_that_of_another_library(bytes in proptest::collection::vec(any::<u8>(), 0..4000), from in 0usize..64) {
             let bytes = &bytes[from.min(bytes.len())..];
-            prop_assert_eq!(checksum(bytes), crc32c::crc32c(bytes));
+            prop_assert_eq!(crc32c(bytes), crc32c::crc32c(bytes));
         }
 
         #[test]
         fn combined_equals_whole(a in proptest::collection::vec(any::<u8>(), 0..200), b in proptest::collection::vec(any::<u8>(), 0..5000)) {
             let whole = [a.as_slice(), b.as_slice()].concat();
-            let combined = Shift::by(b.len()).combine(checksum(&a), checksum(&b));
-            prop_assert_eq!(combined, checksum(&whole));
-            prop_assert_eq!(combined, crc32c::crc32c_combine(checksum(&a), checksum(&b), b.len()));
+            let combined = Shift::by(b.len()).combine(crc32c(&a), crc32c(&b));
+            prop_assert_eq!(combined, crc32c(&whole));
+            prop_assert_eq!(combined, ::crc32c::crc32c_combine(crc32c(&a), crc32c(&b), b.len()));
         }
     }
 }

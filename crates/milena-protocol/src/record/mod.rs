@@ -15,6 +15,7 @@ mod sealed;
 mod varint;
 
 pub use batch::{RecordBatch, RecordBatches, TimestampType};
+pub use crc::crc32c;
 pub use encoder::{BatchEncoder, RecordHeader};
 pub use error::{AppendError, CorruptBatch, CorruptRecord, RecordError};
 pub use layout::{BATCH_HEADER_LEN, MAX_HEADERS, MIN_RECORD_LEN, NO_TIMESTAMP};

@@ -43,13 +43,13 @@ impl Patch {
             Timestamps::Max(timestamp) => (false, timestamp),
             Timestamps::LogAppend(timestamp) => (true, timestamp),
         };
-        let before = crc::checksum(&header[CRC_START..]);
+        let before = crc::crc32c(&header[CRC_START..]);
         let bits = i16::from_be_bytes([header[at::ATTRIBUTES], header[at::ATTRIBUTES + 1]]);
         let bits =
             if log_append_time { bits | attributes::LOG_APPEND_TIME } else { bits & !attributes::LOG_APPEND_TIME };
         put(&mut header, at::ATTRIBUTES, bits.to_be_bytes());
         put(&mut header, at::MAX_TIMESTAMP, max_timestamp.to_be_bytes());
-        let after = crc::checksum(&header[CRC_START..]);
+        let after = crc::crc32c(&header[CRC_START..]);
         // crc = shift·header ⊕ section, so replacing the header adds shift·(before ⊕ after).
         let shift = Shift::by(batch.bytes().len() - BATCH_HEADER_LEN);
         let crc = shift.combine(before ^ after, batch.crc());

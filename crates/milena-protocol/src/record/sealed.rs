@@ -71,7 +71,7 @@ impl SealedBatch {
         put(&mut header, at::BASE_TIMESTAMP, base_timestamp.to_be_bytes());
         put(&mut header, at::MAX_TIMESTAMP, max_timestamp.to_be_bytes());
         put(&mut header, at::RECORD_COUNT, record_count.to_be_bytes());
-        let records_crc = crc::checksum(section.as_ref());
+        let records_crc = crc::crc32c(section.as_ref());
         let shift = Shift::by(section.len);
         let records = Bytes::from_owner(section.clone());
         let mut sealed = Self { header, records, section, records_crc, shift, raw_records_len, level };
@@ -88,7 +88,7 @@ impl SealedBatch {
         put(&mut self.header, at::PRODUCER_ID, producer_id.to_be_bytes());
         put(&mut self.header, at::PRODUCER_EPOCH, producer_epoch.to_be_bytes());
         put(&mut self.header, at::BASE_SEQUENCE, base_sequence.to_be_bytes());
-        let crc = self.shift.combine(crc::checksum(&self.header[CRC_START..]), self.records_crc);
+        let crc = self.shift.combine(crc::crc32c(&self.header[CRC_START..]), self.records_crc);
         put(&mut self.header, at::CRC, crc.to_be_bytes());
     }
 

@@ -86,8 +86,7 @@ async fn read(
             Variant::Owned => {
                 for record in set.iter().take(records - received) {
                     let record: OwnedRecord = record.to_owned();
-                    bytes += (record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len))
-                        as u64;
+                    bytes += (record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len)) as u64;
                     black_box(record);
                     received += 1;
                 }
