@@ -98,7 +98,6 @@ pub struct Position {
     /// -1 until there is one, as for the next.
     high_watermark: i64,
     last_stable_offset: i64,
-    unresolved: Option<Unresolved>,
     position: EpochOffset,
     fetch_offset: EpochOffset,
     asking: bool,
@@ -106,12 +105,13 @@ pub struct Position {
     /// The leader changed since the last record was fetched, and was not asked about it yet.
     unvalidated: bool,
     member: Option<Member>,
-    times: Option<Box<Times>>,
+    rare: Option<Box<Rare>>,
 }
 
 /// What few partitions have, and no idle one pays for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Times {
+struct Rare {
+    unresolved: Option<Unresolved>,
     /// The question is not put before.
     not_before: Option<Instant>,
     /// The replica that the leader named to read from, and until when.
@@ -170,14 +170,13 @@ impl Positions {
             leader: None,
             high_watermark: -1,
             last_stable_offset: -1,
-            unresolved: None,
             position: EpochOffset::unknown(-1),
             fetch_offset: EpochOffset::unknown(-1),
             asking: false,
             held_back: false,
             unvalidated: false,
             member: None,
-            times: None,
+            rare: None,
         };
         position.start_at(start);
         self.held.insert(partition, position);
@@ -432,7 +431,7 @@ impl Position {
     }
 
     fn settle_at(&mut self, offset: EpochOffset) {
-        self.unresolved = None;
+        self.set_unresolved(None);
         self.asking = false;
         self.set_not_before(None);
         self.position = offset;
@@ -442,58 +441,68 @@ impl Position {
 
     /// Waits for a seek: asked once, and never answered.
     fn await_seek(&mut self) {
-        self.unresolved = Some(Unresolved::Committed);
+        self.set_unresolved(Some(Unresolved::Committed));
         self.asking = true;
     }
 
     /// What is to be asked, as soon as its time has come.
     fn question(&self) -> Option<Unresolved> {
-        let unresolved = self.unresolved.or_else(|| self.doubt());
+        let unresolved = self.unresolved().or_else(|| self.doubt());
         let unresolved = unresolved.filter(|_| !self.asking && !self.held_back)?;
         // Committed offsets come from the coordinator, the others from the leader.
         (unresolved == Unresolved::Committed || self.leader.is_some()).then_some(unresolved)
     }
 
     fn ask(&mut self, unresolved: Unresolved) {
-        self.unresolved = Some(unresolved);
+        self.set_unresolved(Some(unresolved));
         self.unvalidated = false;
         self.asking = false;
         self.set_not_before(None);
     }
 
-    fn set_times(&mut self, set: impl FnOnce(&mut Times)) {
-        let mut times = self.times.take().unwrap_or_default();
-        set(&mut times);
-        self.times = Some(times).filter(|times| **times != Times::default());
+    fn set_rare(&mut self, set: impl FnOnce(&mut Rare)) {
+        let mut rare = self.rare.take().unwrap_or_default();
+        set(&mut rare);
+        self.rare = Some(rare).filter(|rare| **rare != Rare::default());
+    }
+
+    fn unresolved(&self) -> Option<Unresolved> {
+        self.rare.as_ref()?.unresolved
+    }
+
+    fn set_unresolved(&mut self, unresolved: Option<Unresolved>) {
+        if self.unresolved() != unresolved {
+            self.set_rare(|rare| rare.unresolved = unresolved);
+        }
     }
 
     fn not_before(&self) -> Option<Instant> {
-        self.times.as_ref()?.not_before
+        self.rare.as_ref()?.not_before
     }
 
     fn set_not_before(&mut self, at: Option<Instant>) {
         if self.not_before() != at {
-            self.set_times(|times| times.not_before = at);
+            self.set_rare(|rare| rare.not_before = at);
         }
     }
 
     fn preferred(&self) -> Option<(i32, Instant)> {
-        self.times.as_ref()?.preferred
+        self.rare.as_ref()?.preferred
     }
 
     fn set_preferred(&mut self, preferred: Option<(i32, Instant)>) {
         if self.preferred() != preferred {
-            self.set_times(|times| times.preferred = preferred);
+            self.set_rare(|rare| rare.preferred = preferred);
         }
     }
 
     fn leader_only(&self) -> Option<Instant> {
-        self.times.as_ref()?.leader_only
+        self.rare.as_ref()?.leader_only
     }
 
     fn set_leader_only(&mut self, until: Option<Instant>) {
         if self.leader_only() != until {
-            self.set_times(|times| times.leader_only = until);
+            self.set_rare(|rare| rare.leader_only = until);
         }
     }
 
@@ -505,7 +514,7 @@ impl Position {
 
     /// Whether it may be fetched: wanted, resolved, and not in doubt since the leader changed.
     pub fn is_fetchable(&self) -> bool {
-        self.is_wanted() && self.unresolved.is_none() && !self.unvalidated
+        self.is_wanted() && self.unresolved().is_none() && !self.unvalidated
     }
 
     /// Whether the leader may name a replica to read from.
@@ -525,12 +534,12 @@ impl Position {
 
     /// Offset of the next record to hand over, once it is known.
     pub fn position(&self) -> Option<i64> {
-        self.unresolved.is_none().then_some(self.position.offset)
+        self.unresolved().is_none().then_some(self.position.offset)
     }
 
     /// Offset to fetch from next, once it is known, and the epoch of what was fetched last.
     pub fn fetch_offset(&self) -> Option<EpochOffset> {
-        self.unresolved.is_none().then_some(self.fetch_offset)
+        self.unresolved().is_none().then_some(self.fetch_offset)
     }
 
     /// Records between the position and the end that a reader sees; with `read_committed`, the last stable offset.

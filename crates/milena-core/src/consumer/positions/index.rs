@@ -2,6 +2,8 @@
 //! changed since their node's fetch session was told (KIP-227), which have a question, whose time runs out next. Kept
 //! with each change, so that no turn of a consumer looks at partitions that are idle.
 
+mod slots;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use std::time::Instant;
 
 use milena_protocol::Uuid;
 
+use self::slots::Slots;
 use super::{Position, Positions};
 use crate::consumer::TopicPartition;
 
@@ -31,8 +34,7 @@ pub(super) struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     topics: BTreeMap<Arc<str>, BTreeMap<i32, Slot>>,
-    slots: Vec<Option<Box<Held>>>,
-    free: Vec<Slot>,
+    slots: Slots,
     nodes: BTreeMap<i32, Node>,
     asking: BTreeSet<Slot>,
     expiries: BTreeSet<(Instant, Slot)>,
@@ -100,22 +102,16 @@ impl Index {
         if let Some((topic, _)) = self.topics.get_key_value(&partition.topic) {
             partition.topic = Arc::clone(topic);
         }
-        let slot = self.free.pop().unwrap_or(self.slots.len() as Slot);
-        self.topics.entry(Arc::clone(&partition.topic)).or_default().insert(partition.partition, slot);
-        let held = Some(Box::new(Held { partition, position }));
-        match self.slots.get_mut(slot as usize) {
-            Some(free) => *free = held,
-            None => self.slots.push(held),
-        }
+        let (topic, index) = (Arc::clone(&partition.topic), partition.partition);
+        let slot = self.slots.put(Held { partition, position });
+        self.topics.entry(topic).or_default().insert(index, slot);
         self.follow(slot, Facts::NONE);
     }
 
     pub(super) fn remove(&mut self, partition: &TopicPartition) -> Option<Position> {
         let slot = self.slot(partition)?;
-        let held = self.slots[slot as usize].as_ref()?;
-        self.unlist(slot, Facts::of(&held.position), Facts::NONE);
-        let held = self.slots[slot as usize].take()?;
-        self.free.push(slot);
+        self.unlist(slot, Facts::of(&self.at(slot)?.position), Facts::NONE);
+        let held = self.slots.take(slot)?;
         if let Some(partitions) = self.topics.get_mut(&partition.topic) {
             partitions.remove(&partition.partition);
             if partitions.is_empty() {
@@ -130,7 +126,7 @@ impl Index {
     }
 
     fn at(&self, slot: Slot) -> Option<&Held> {
-        self.slots.get(slot as usize)?.as_deref()
+        self.slots.get(slot)
     }
 
     pub(super) fn get(&self, partition: &TopicPartition) -> Option<&Position> {
@@ -140,12 +136,12 @@ impl Index {
     /// For what the index does not know of.
     pub(super) fn get_mut(&mut self, partition: &TopicPartition) -> Option<&mut Position> {
         let slot = self.slot(partition)?;
-        Some(&mut self.slots.get_mut(slot as usize)?.as_deref_mut()?.position)
+        Some(&mut self.slots.get_mut(slot)?.position)
     }
 
     /// Changes a partition, and the index with it.
     pub(super) fn update<R>(&mut self, slot: Slot, change: impl FnOnce(&mut Position) -> R) -> Option<R> {
-        let held = self.slots.get_mut(slot as usize)?.as_deref_mut()?;
+        let held = self.slots.get_mut(slot)?;
         let before = Facts::of(&held.position);
         let result = change(&mut held.position);
         self.follow(slot, before);
@@ -196,7 +192,7 @@ impl Index {
 
     /// The session of `node` is to forget the partition.
     fn leave(&mut self, slot: Slot, node: i32) {
-        let Some(held) = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+        let Some(held) = self.slots.get_mut(slot) else { return };
         let Some(node) = self.nodes.get_mut(&node) else { return };
         if let Some(member) = held.position.member.take() {
             node.members -= 1;
@@ -298,7 +294,7 @@ impl Positions {
 
     /// The session that is about to be told has the partition as it is now.
     pub fn enter_session(&mut self, slot: Slot, topic_id: Uuid) {
-        let Some(held) = self.held.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+        let Some(held) = self.held.slots.get_mut(slot) else { return };
         let (Some(read_from), Some(version)) = (held.position.read_from(), NonZeroU64::new(held.position.version))
         else {
             return;

@@ -289,6 +289,50 @@ fn partition_that_leaves_a_node_is_forgotten_there_and_one_that_came_back_is_not
 }
 
 #[test]
+fn topic_created_anew_is_forgotten_under_its_old_id() {
+    let [old, new] = [1, 2].map(|id| milena_protocol::Uuid::from_bytes([id; 16]));
+    let mut positions = in_session(2);
+    let slot = |positions: &Positions| positions.changed(1).next().map(|(slot, ..)| slot);
+    let enter = |positions: &mut Positions, id| {
+        positions.set_topic_id(&tp(), id);
+        let slot = slot(positions).expect("under another id the session has to be told");
+        positions.enter_session(slot, id);
+    };
+    enter(&mut positions, old);
+    assert!(!positions.have_ids(1), "the other one has none yet");
+    positions.take_gone(1);
+    positions.set_topic_id(&tp(), old);
+    assert_eq!(slot(&positions), None, "the same one is no news");
+    enter(&mut positions, new);
+    assert_eq!(positions.take_gone(1), [(tp(), old)]);
+    assert_eq!((positions.take_gone(1), positions.members(1)), (vec![], 2), "once");
+    // Given up and held again before the broker was told: what is in the session under this id must not be forgotten.
+    for (id, gone) in [(new, vec![]), (old, vec![(tp(), new)])] {
+        positions.remove(&tp());
+        positions.assign(tp(), AssignmentEpoch(2), Start::Offset(0));
+        positions.set_leader(&tp(), Some((1, 5)));
+        enter(&mut positions, id);
+        assert_eq!(positions.take_gone(1), gone);
+    }
+}
+
+#[test]
+fn slots_of_partitions_that_were_given_up_are_used_again() {
+    let mut positions = in_session(20);
+    for round in 2..5 {
+        for partition in 5..20 {
+            let partition = TopicPartition::new("orders", partition);
+            positions.remove(&partition);
+            positions.assign(partition.clone(), AssignmentEpoch(round), Start::Offset(7));
+        }
+        let slots = positions.iter().map(|(partition, _)| positions.held.slot(partition).expect("held"));
+        assert_eq!(slots.collect::<std::collections::BTreeSet<_>>(), (0..20).collect());
+    }
+    let held = positions.iter().map(|(partition, position)| (partition.partition, position.position()));
+    assert!(held.eq((0..20).map(|partition| (partition, Some(if partition < 5 { 0 } else { 7 })))));
+}
+
+#[test]
 fn paused_member_leaves_the_session_and_comes_back() {
     let mut positions = in_session(2);
     positions.set_paused(&tp(), true);

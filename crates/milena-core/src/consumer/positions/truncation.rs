@@ -123,7 +123,7 @@ impl Position {
     /// another log.
     pub(super) fn revalidate(&mut self) {
         let EpochOffset { epoch, .. } = self.fetch_offset;
-        let is_settled = self.unresolved.is_none();
+        let is_settled = self.unresolved().is_none();
         if is_settled && self.unvalidated {
             // It was asked of another leader.
             self.asking = false;
