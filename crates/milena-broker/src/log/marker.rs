@@ -45,7 +45,7 @@ pub(super) fn end_txn_marker(producer_id: i64, producer_epoch: i16, committed: b
 
 #[cfg(test)]
 mod tests {
-    use milena_protocol::record::{ControlType, RecordBatch, crc32c};
+    use milena_protocol::record::{ControlType, RecordBatch};
 
     use super::*;
 

@@ -10,7 +10,7 @@ use milena_protocol::messages::MetadataResponse;
 use milena_protocol::messages::metadata_response::MetadataResponseTopic;
 use milena_protocol::{ErrorCode, Uuid};
 
-use super::merge::{self, SeenEpochs};
+use super::merge::{self, NodeLists, SeenEpochs};
 use super::snapshot::{BrokerMetadata, ClusterSnapshot, PartitionMetadata, TopicMetadata};
 use crate::retry::Backoff;
 
@@ -88,6 +88,7 @@ pub struct Metadata {
     open: BTreeSet<Arc<str>>,
     // How many want all topics of the cluster.
     want_all: usize,
+    // Of topics with a partition of which more was seen than is known.
     seen: BTreeMap<Arc<str>, SeenEpochs>,
     unreachable: BTreeSet<i32>,
     in_flight: Option<Asked>,
@@ -360,11 +361,11 @@ impl Metadata {
                 answered.entry(name).or_insert(topic);
             }
         }
-        let mut merged = Merged::default();
+        let (mut merged, mut lists) = (Merged::default(), NodeLists::default());
         match asked {
             Asked::Some { topics, .. } => {
                 for name in topics {
-                    merged += self.merge_topic(now, name, answered.get(&**name).copied(), next);
+                    merged += self.merge_topic(now, name, answered.get(&**name).copied(), &mut lists, next);
                 }
                 // What the others of its partitions have for a leader now is not in this answer.
                 self.stale |= self.snapshot.brokers.keys().any(|node| !next.brokers.contains_key(node));
@@ -384,7 +385,7 @@ impl Metadata {
                     let answer = answered.get(&**name).copied();
                     // Wanted since the query was sent: it was not asked for, so its absence says nothing.
                     if answer.is_some() || !self.new.contains(name) {
-                        merged += self.merge_topic(now, name, answer, next);
+                        merged += self.merge_topic(now, name, answer, &mut lists, next);
                     }
                 }
             }
@@ -398,6 +399,7 @@ impl Metadata {
         now: Instant,
         name: &Arc<str>,
         answer: Option<&MetadataResponseTopic>,
+        lists: &mut NodeLists,
         next: &mut ClusterSnapshot,
     ) -> Merged {
         let missing;
@@ -418,8 +420,10 @@ impl Metadata {
             if let Some(wanted) = wanted {
                 wanted.missing_since = None;
             }
-            let seen = self.seen.entry(Arc::clone(name)).or_default();
-            merge::merge(name, known.map(|topic| &**topic), seen, answer)
+            let mut seen = self.seen.remove(name).unwrap_or_default();
+            let topic = merge::merge(name, known.map(|topic| &**topic), &mut seen, lists, answer);
+            note_seen(&mut self.seen, name, seen);
+            topic
         } else {
             let since = wanted.map_or(now, |wanted| *wanted.missing_since.get_or_insert(now));
             let kept = known.filter(|_| now.saturating_duration_since(since) < self.config.missing_grace);
@@ -456,13 +460,18 @@ impl Metadata {
                 continue;
             };
             let at = topic.partitions.iter().position(|partition| partition.index == hint.partition);
-            let Some(at) = at.filter(|at| topic.partitions[*at].leader_epoch < Some(hint.epoch)) else { continue };
+            let Some(at) = at else { continue };
+            let mut seen = self.seen.remove(&hint.topic).unwrap_or_default();
+            let is_news = seen.raise(hint.partition, topic.partitions[at].leader_epoch, hint.epoch);
+            note_seen(&mut self.seen, &hint.topic, seen);
+            if !is_news {
+                continue;
+            }
             let mut topic = TopicMetadata::clone(topic);
             let partition = &mut topic.partitions[at];
             partition.leader = Some(hint.node);
             partition.leader_epoch = Some(hint.epoch);
             partition.error = ErrorCode::NONE;
-            self.seen.entry(Arc::clone(&hint.topic)).or_default().raise(hint.partition, hint.epoch);
             next.put(Arc::new(topic));
             taken.insert(hint.node);
         }
@@ -545,6 +554,12 @@ impl AddAssign for Merged {
     fn add_assign(&mut self, other: Self) {
         self.changed |= other.changed;
         self.open |= other.open;
+    }
+}
+
+fn note_seen(all: &mut BTreeMap<Arc<str>, SeenEpochs>, topic: &Arc<str>, seen: SeenEpochs) {
+    if !seen.is_empty() {
+        all.insert(Arc::clone(topic), seen);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Makes a topic's next state from its last one and an answer. An answer may come from a broker that lags behind:
 //! what it says is older than what is known where its leader epochs are lower, and then it is not believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use milena_protocol::NodeId;
 use milena_protocol::messages::metadata_response::{MetadataResponsePartition, MetadataResponseTopic};
 
 use super::snapshot::{PartitionMetadata, TopicMetadata};
@@ -12,42 +13,60 @@ use super::snapshot::{PartitionMetadata, TopicMetadata};
 /// metadata really lowers epochs, and refusing for ever would cut us off.
 const MAX_REFUSALS: u32 = 5;
 
-/// The highest leader epoch seen of each partition of one topic, and how often in a row a lower one was refused.
+/// The highest leader epoch seen of each partition of one topic, and how often in a row a lower one was refused. As a rule
+/// that is what is known of the partition, and never: kept here is what differs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SeenEpochs {
-    /// By rising index: a client may know thousands.
-    epochs: Vec<(i32, i32)>,
-    /// Of the few that a lower one was refused for.
-    #[expect(clippy::box_collection, reason = "most topics have none, and there may be thousands")]
-    refusals: Option<Box<BTreeMap<i32, u32>>>,
+    apart: BTreeMap<i32, (i32, u32)>,
 }
 
 impl SeenEpochs {
-    /// Whether what an answer says of a partition is news.
-    fn accept(&mut self, index: i32, epoch: Option<i32>) -> bool {
-        // -1 means that the broker does not know epochs: nothing to compare, nothing to remember.
-        let Some(epoch) = epoch else { return true };
-        let place = self.epochs.binary_search_by_key(&index, |(index, _)| *index);
-        if place.is_ok_and(|place| epoch < self.epochs[place].1) {
-            let refusals = self.refusals.get_or_insert_default().entry(index).or_insert(0);
-            if *refusals < MAX_REFUSALS {
-                *refusals += 1;
+    /// Whether what an answer says of a partition is news, beside the epoch that is `known` of it.
+    fn accept(&mut self, index: i32, known: Option<i32>, epoch: Option<i32>) -> bool {
+        let seen = self.apart.remove(&index).or_else(|| known.map(|epoch| (epoch, 0)));
+        let Some((highest, refusals)) = seen else { return true };
+        match epoch {
+            // -1 means that the broker does not know epochs: nothing to compare, nothing to forget.
+            None => drop(self.apart.insert(index, (highest, refusals))),
+            Some(epoch) if epoch < highest && refusals < MAX_REFUSALS => {
+                self.apart.insert(index, (highest, refusals + 1));
                 return false;
             }
+            Some(_) => {}
         }
-        self.raise(index, epoch);
         true
     }
 
-    /// Takes note of a leader that was learned of in another way.
-    pub(super) fn raise(&mut self, index: i32, epoch: i32) {
-        if let Some(refusals) = &mut self.refusals {
-            refusals.remove(&index);
+    /// Whether a leader that was learned of in another way is news, which it is under a higher epoch alone.
+    pub(super) fn raise(&mut self, index: i32, known: Option<i32>, epoch: i32) -> bool {
+        let highest = self.apart.get(&index).map(|(highest, _)| *highest).max(known);
+        let is_news = highest < Some(epoch);
+        if is_news {
+            self.apart.remove(&index);
         }
-        match self.epochs.binary_search_by_key(&index, |(index, _)| *index) {
-            Ok(place) => self.epochs[place].1 = epoch,
-            Err(place) => self.epochs.insert(place, (index, epoch)),
+        is_news
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.apart.is_empty()
+    }
+}
+
+/// The lists of nodes in one answer, each once: thousands of partitions lie on a handful of brokers in a handful of ways.
+#[derive(Debug, Default)]
+pub(super) struct NodeLists {
+    known: BTreeSet<Arc<[i32]>>,
+}
+
+impl NodeLists {
+    fn of(&mut self, nodes: &[NodeId]) -> Arc<[i32]> {
+        let list: Vec<i32> = nodes.iter().map(|node| node.0).collect();
+        if let Some(known) = self.known.get(&*list) {
+            return Arc::clone(known);
         }
+        let list: Arc<[i32]> = list.into();
+        self.known.insert(Arc::clone(&list));
+        list
     }
 }
 
@@ -56,6 +75,7 @@ pub(super) fn merge(
     name: &Arc<str>,
     known: Option<&TopicMetadata>,
     seen: &mut SeenEpochs,
+    lists: &mut NodeLists,
     answer: &MetadataResponseTopic,
 ) -> TopicMetadata {
     let recreated = known.is_some_and(|known| is_other(known, answer));
@@ -64,16 +84,15 @@ pub(super) fn merge(
         *seen = SeenEpochs::default();
     }
     let known = known.filter(|_| !recreated);
-    seen.epochs.reserve_exact(answer.partitions.len().saturating_sub(seen.epochs.len()));
     let mut partitions = BTreeMap::new();
     for partition in answer.partitions.iter().filter(|partition| partition.partition_index >= 0) {
         let index = partition.partition_index;
         if partitions.contains_key(&index) {
             continue;
         }
-        let fresh = read_partition(partition);
+        let fresh = read_partition(partition, lists);
         let before = known.and_then(|known| known.partition(index));
-        let accepted = seen.accept(index, fresh.leader_epoch);
+        let accepted = seen.accept(index, before.and_then(|before| before.leader_epoch), fresh.leader_epoch);
         partitions.insert(index, before.filter(|_| !accepted).cloned().unwrap_or(fresh));
     }
     // Partitions are never taken away from a topic; an answer with fewer is older than what is known.
@@ -105,14 +124,13 @@ fn is_other(known: &TopicMetadata, answer: &MetadataResponseTopic) -> bool {
     !known.id.is_zero() && !answer.topic_id.is_zero() && known.id != answer.topic_id
 }
 
-fn read_partition(partition: &MetadataResponsePartition) -> PartitionMetadata {
-    let nodes = |nodes: &[milena_protocol::NodeId]| nodes.iter().map(|node| node.0).collect();
+fn read_partition(partition: &MetadataResponsePartition, lists: &mut NodeLists) -> PartitionMetadata {
     PartitionMetadata {
         index: partition.partition_index,
         error: partition.error_code,
         leader: Some(partition.leader_id.0).filter(|node| *node >= 0),
         leader_epoch: Some(partition.leader_epoch).filter(|epoch| *epoch >= 0),
-        replicas: nodes(&partition.replica_nodes),
-        isr: nodes(&partition.isr_nodes),
+        replicas: lists.of(&partition.replica_nodes),
+        isr: lists.of(&partition.isr_nodes),
     }
 }

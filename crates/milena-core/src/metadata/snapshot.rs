@@ -60,10 +60,10 @@ pub struct PartitionMetadata {
     pub leader: Option<i32>,
     /// The leader's epoch, if the broker told.
     pub leader_epoch: Option<i32>,
-    /// Node ids of all replicas, the preferred leader first.
-    pub replicas: Box<[i32]>,
+    /// Node ids of all replicas, the preferred leader first. Partitions of one answer that have the same list share it.
+    pub replicas: Arc<[i32]>,
     /// Node ids of the replicas in sync.
-    pub isr: Box<[i32]>,
+    pub isr: Arc<[i32]>,
 }
 
 impl ClusterSnapshot {

@@ -437,4 +437,30 @@ fn hint_of_a_later_leader_is_taken_with_its_address_and_no_stale_answer_undoes_i
     assert_eq!(bench.metadata.snapshot().partition("orders", 0).unwrap().leader_epoch, Some(7));
     let other = LeaderHint { topic_id: Uuid::from_bytes([7; 16]), ..hint(1, 9) };
     assert!(!bench.metadata.handle_hints(&[other], &[address(1)]), "of another topic of that name");
+    // A broker that does not know epochs wipes out none that was seen.
+    bench.refresh(vec![topic("orders", 1, &[(1, -1)])]);
+    for late in [6, 7] {
+        assert!(!bench.metadata.handle_hints(&[hint(2, late)], &[address(2)]), "{late} is no later than what was seen");
+    }
+    assert!(bench.metadata.handle_hints(&[hint(2, 8)], &[address(2)]));
+    bench.refresh(vec![topic("orders", 1, &[(3, 7)])]);
+    assert_eq!(bench.leader(0), Some((2, Some(8))));
+}
+
+#[test]
+fn partitions_of_an_answer_share_their_lists_of_nodes_and_what_was_seen_of_them_is_kept_once() {
+    let mut bench = Bench::new();
+    bench.metadata.want(bench.now, "orders");
+    let mut orders = topic("orders", 1, &[(1, 5), (1, 5), (2, 5)]);
+    for (partition, nodes) in orders.partitions.iter_mut().zip([[1, 2], [1, 2], [2, 1]]) {
+        partition.replica_nodes = nodes.map(NodeId).to_vec();
+        partition.isr_nodes = vec![NodeId(1), NodeId(2)];
+    }
+    bench.refresh(vec![orders]);
+    let snapshot = bench.metadata.snapshot();
+    let [one, same, other] = [0, 1, 2].map(|index| snapshot.partition("orders", index).unwrap());
+    assert!(Arc::ptr_eq(&one.replicas, &same.replicas) && Arc::ptr_eq(&one.replicas, &one.isr));
+    assert_eq!((&*other.replicas, &*other.isr), (&[2, 1][..], &[1, 2][..]));
+    assert!(Arc::ptr_eq(&one.replicas, &other.isr));
+    assert!(bench.metadata.seen.is_empty(), "it is what is known");
 }
