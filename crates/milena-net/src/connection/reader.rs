@@ -3,9 +3,9 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use milena_protocol::frame::{FrameDecoder, FrameError};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -62,11 +62,13 @@ pub(super) struct FrameReader {
     // The length of a frame that this peer really sent lately: so much is reserved at once, where an unproven
     // announcement makes the buffer double as it fills.
     proven: usize,
+    // The longest that the buffer was since it was given back.
+    reserved: usize,
 }
 
 impl FrameReader {
     pub(super) fn new(reader: Box<dyn AsyncRead + Send + Unpin>) -> Self {
-        Self { reader, decoder: FrameDecoder::new(HANDSHAKE_LIMIT), proven: 0 }
+        Self { reader, decoder: FrameDecoder::new(HANDSHAKE_LIMIT), proven: 0, reserved: 0 }
     }
 
     /// The next frame, without its length prefix.
@@ -82,11 +84,25 @@ impl FrameReader {
             if buffer.capacity() - buffer.len() < LEAST_ROOM.max(missing.min(READ_CHUNK)) {
                 let earned = buffer.len().max(self.proven);
                 buffer.reserve(missing.min(earned).max(READ_CHUNK));
+                self.reserved = self.reserved.max(buffer.capacity());
             }
-            let read = ready!(pin!(self.reader.read_buf(buffer)).poll(cx)).map_err(CloseReason::Io)?;
+            let Poll::Ready(read) = pin!(self.reader.read_buf(buffer)).poll(cx) else {
+                self.give_back();
+                return Poll::Pending;
+            };
+            let read = read.map_err(CloseReason::Io)?;
             if read == 0 {
                 return Poll::Ready(Err(CloseReason::EndOfStream { mid_frame: !self.decoder.buffer().is_empty() }));
             }
+        }
+    }
+
+    /// While nothing comes, no more is held than small answers take: a client has several connections to each broker, and
+    /// most of them wait.
+    fn give_back(&mut self) {
+        if self.reserved > READ_CHUNK && self.decoder.buffer().is_empty() {
+            *self.decoder.buffer() = BytesMut::new();
+            self.reserved = 0;
         }
     }
 }
@@ -142,6 +158,30 @@ mod tests {
         assert!(matches!(error, CloseReason::EndOfStream { mid_frame: true }), "{error:?}");
         let capacity = reader.decoder.buffer().capacity();
         assert!(capacity <= 2 * (60_004 + READ_CHUNK), "{capacity} bytes");
+    }
+
+    #[tokio::test]
+    async fn buffer_of_a_large_frame_is_given_back_while_nothing_comes() {
+        let (mut broker, client) = tokio::io::duplex(64 * 1024);
+        let mut reader = FrameReader::new(Box::new(client));
+        for length in [500_000, 10, 500_000] {
+            let frame = framed(&vec![7; length]);
+            let (written, read) = tokio::join!(broker.write_all(&frame), next(&mut reader, BROKER));
+            written.expect("room in the pipe");
+            assert_eq!(read.expect("a frame").len(), length);
+        }
+        let waiting = poll_fn(|cx| Poll::Ready(reader.poll_frame(cx, BROKER).is_pending()));
+        assert!(waiting.await, "nothing comes");
+        let capacity = reader.decoder.buffer().capacity();
+        assert!(capacity <= READ_CHUNK, "{capacity} bytes are held for nothing");
+        // In the middle of a frame nothing is lost.
+        let frame = framed(&[9; 30_000]);
+        for part in [&frame[..2], &frame[2..20_000], &frame[20_000..29_000]] {
+            broker.write_all(part).await.expect("room in the pipe");
+            assert!(poll_fn(|cx| Poll::Ready(reader.poll_frame(cx, BROKER).is_pending())).await);
+        }
+        broker.write_all(&frame[29_000..]).await.expect("room in the pipe");
+        assert_eq!(next(&mut reader, BROKER).await.expect("a frame")[..], [9; 30_000]);
     }
 
     #[tokio::test]
