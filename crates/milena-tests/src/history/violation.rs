@@ -54,6 +54,11 @@ pub enum Violation {
         /// The partition.
         partition: i32,
     },
+    /// A client went on while a broker asked to be left alone.
+    NotMuted {
+        /// The broker.
+        node: i32,
+    },
     /// More bytes were fetched than there were to read.
     Wasted {
         /// Bytes of batches that came, but for those that a limit cut off.
@@ -153,6 +158,7 @@ impl fmt::Display for Violation {
             }
             Self::Unread(place) => write!(f, "never read: {place:?}"),
             Self::NotTruncated { partition } => write!(f, "told that partition {partition} was truncated"),
+            Self::NotMuted { node } => write!(f, "node {node} was sent something while it throttled"),
             Self::Wasted { fetched, voided, written } => {
                 write!(f, "{fetched} bytes were fetched, and {voided} of them dropped, where {written} were written")
             }

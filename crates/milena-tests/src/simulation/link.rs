@@ -19,7 +19,7 @@ use super::overheard::{Heard, Talk};
 use super::trace::Trace;
 use super::{GROUP, TOPIC, World, lock};
 use crate::frames::Frames;
-use crate::history::History;
+use crate::history::{History, Violation};
 
 /// What every value of a run carries, so that damage can be done to records and to nothing else.
 pub(super) const MARK: &[u8] = b"milena";
@@ -27,6 +27,8 @@ pub(super) const MARK: &[u8] = b"milena";
 const UNDER_WAY: usize = 256;
 /// Requests are counted within each window of this length.
 const WINDOW: Duration = Duration::from_secs(1);
+/// What an answer may take to be read once it has come, be it in drips.
+const SOON: Duration = Duration::from_millis(100);
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +120,8 @@ struct Wire {
     cut: watch::Sender<Option<Cut>>,
     ways: [Mutex<Way>; 2],
     talk: Mutex<Talk>,
+    /// From when on, and until when, the client is to say nothing.
+    muted: Mutex<Option<(Instant, Instant)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -225,9 +229,13 @@ impl Links {
     }
 
     /// Lets bytes that pass be overheard.
-    fn overhear(&self, wire: &Wire, toward: Toward, bytes: &[u8]) {
+    fn overhear(&self, wire: &Wire, toward: Toward, bytes: &[u8], due: Instant) {
         let mut talk = lock(&wire.talk);
         if toward == Toward::Broker {
+            let now = Instant::now();
+            if lock(&wire.muted).is_some_and(|(from, until)| from < now && now < until) {
+                lock(&self.history).violated(Violation::NotMuted { node: wire.node });
+            }
             return talk.asks(bytes, &mut lock(&self.history));
         }
         let heard = talk.answers(bytes, &mut lock(&self.history));
@@ -235,6 +243,8 @@ impl Links {
             match heard {
                 Heard::Commit => self.look_at_commits(),
                 Heard::VainFetch => self.count(wire.node, Asked::VainFetch),
+                // What is said before the answer has come, or while it comes, is none of it.
+                Heard::Throttle(length) => *lock(&wire.muted) = Some((due + SOON, due + length)),
             }
         }
     }
@@ -252,7 +262,7 @@ impl Links {
             state.made += 1;
             let (id, ways) = (state.made, [Mutex::default(), Mutex::default()]);
             let talk = Mutex::new(Talk::new(self.client));
-            let wire = Arc::new(Wire { id, node, cut: watch::Sender::new(None), ways, talk });
+            let wire = Arc::new(Wire { id, node, cut: watch::Sender::new(None), ways, talk, muted: Mutex::default() });
             state.open.insert(id, Arc::clone(&wire));
             wire
         };
@@ -407,7 +417,7 @@ async fn take(
             let asked = lock(wire.way(toward)).frames.pass(&bytes);
             asked.into_iter().for_each(|asked| links.count(wire.node, Asked::Request(asked.api)));
         }
-        links.overhear(wire, toward, &bytes);
+        links.overhear(wire, toward, &bytes, due);
         let crc = crc32c::crc32c(&bytes);
         let (client, id, length) = (links.client, wire.id, bytes.len());
         links.trace.note(format_args!("client {client} link {id} {toward:?} {length} {crc:08x}"));

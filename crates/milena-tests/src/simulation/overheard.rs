@@ -3,6 +3,7 @@
 //! changes nothing.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use milena_protocol::fetch::FetchReply;
@@ -14,6 +15,17 @@ use crate::history::{Committer, History};
 
 /// No frame of a run is larger.
 const LARGEST: usize = 1 << 26;
+
+/// Answers that begin with how long the broker asks to be left alone, in every version that our brokers speak.
+const THROTTLED: [ApiKey; 7] = [
+    ApiKey::Fetch,
+    ApiKey::ListOffsets,
+    ApiKey::Metadata,
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::InitProducerId,
+];
 
 /// Both directions of one link.
 #[derive(Debug)]
@@ -40,6 +52,8 @@ pub(super) enum Heard {
     Commit,
     /// A fetch was answered with errors or directions alone.
     VainFetch,
+    /// The broker asks to be left alone on this link for so long (KIP-219).
+    Throttle(Duration),
 }
 
 impl Talk {
@@ -77,7 +91,7 @@ impl Talk {
                 offsets.iter().for_each(|(partition, offset)| history.commit_sent(&by, *partition, *offset));
                 commit = Some((by, offsets));
             }
-            ApiKey::OffsetFetch | ApiKey::Fetch => {}
+            api if api == ApiKey::OffsetFetch || THROTTLED.contains(&api) => {}
             _ => return None,
         }
         if api != ApiKey::SyncGroup {
@@ -91,21 +105,26 @@ impl Talk {
         self.to_client.push(bytes);
         let mut heard = Vec::new();
         while let Ok(Some(frame)) = self.to_client.next_frame() {
-            heard.extend(self.answer(frame, history));
+            self.answer(frame, history, &mut heard);
         }
         heard
     }
 
-    fn answer(&mut self, mut frame: Bytes, history: &mut History) -> Option<Heard> {
+    fn answer(&mut self, mut frame: Bytes, history: &mut History, heard: &mut Vec<Heard>) -> Option<()> {
         let correlation = i32::from_be_bytes(*frame.first_chunk()?);
         let Open { api, version, commit } = self.open.remove(&correlation)?;
         milena_protocol::frame::decode_response_header(&mut frame, api, version).ok()?;
+        if THROTTLED.contains(&api)
+            && let Ok(throttle @ 1..) = u64::try_from(i32::from_be_bytes(*frame.first_chunk()?))
+        {
+            heard.push(Heard::Throttle(Duration::from_millis(throttle)));
+        }
         match api {
             ApiKey::OffsetCommit => {
                 OffsetCommitResponse::decode(version, &mut frame).ok()?;
                 let (by, offsets) = commit?;
                 offsets.iter().for_each(|(partition, offset)| history.commit_answered(&by, *partition, *offset));
-                Some(Heard::Commit)
+                heard.push(Heard::Commit);
             }
             ApiKey::OffsetFetch => {
                 let response = OffsetFetchResponse::decode(version, &mut frame).ok()?;
@@ -118,7 +137,6 @@ impl Talk {
                         history.told(self.client, of.partition_index, of.committed_offset);
                     }
                 }
-                None
             }
             ApiKey::Fetch => {
                 let reply = FetchReply::decode(version, frame).ok()?;
@@ -127,9 +145,10 @@ impl Talk {
                     of.error_code.is_error() || of.preferred_read_replica.is_some()
                 };
                 let is_vain = is_empty && (reply.error_code.is_error() || reply.partitions.iter().any(has_more));
-                is_vain.then_some(Heard::VainFetch)
+                heard.extend(is_vain.then_some(Heard::VainFetch));
             }
-            _ => None,
+            _ => {}
         }
+        Some(())
     }
 }
