@@ -1,6 +1,6 @@
 //! The producers: each task has keys of its own and numbers their records, so that every value is unique and its order
 //! known. One has the defaults and compresses, one has little memory and a long linger, and one keeps the order of keys alone
-//! and has its tasks meet in few partitions, so that each has several open batches.
+//! and has its tasks meet in few partitions, which may have several open batches then.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -85,8 +85,8 @@ const WORKLOADS: [Workload; 3] = [
     Workload {
         name: "keys",
         describe: |client| Producer::builder(client).ordering(Ordering::Key),
-        pause: Duration::from_millis(400),
-        burst: 100,
+        pause: Duration::from_secs(2),
+        burst: 500,
         partitions: Some(2),
     },
 ];
@@ -167,6 +167,7 @@ async fn produce(
     let mut turn = 0;
     while !*stopped.borrow() {
         ticks.tick().await;
+        let mut appended = Vec::new();
         for _ in 0..workload.burst {
             let index = turn % KEYS_PER_TASK;
             turn += 1;
@@ -176,16 +177,7 @@ async fn produce(
             let record = Record { partition, ..Record::to(&run.topic).key(&key).value(&bytes) };
             match producer.send(record).await {
                 Ok(delivery) => {
-                    let mut history = run.history();
-                    // A task appends in the order of its sends; which of two tasks came first, nobody knows. The order of
-                    // a key is that of its numbers.
-                    if producer.config().ordering == Ordering::Partition {
-                        history.appended(first_key, value);
-                    }
-                    if let Some(partition) = partition {
-                        history.meant_for(value, partition);
-                    }
-                    drop(history);
+                    appended.push((value, partition));
                     numbers[index as usize] += 1;
                     settling.waiting.push_back((value, Instant::now(), delivery));
                 }
@@ -193,6 +185,7 @@ async fn produce(
                 Err(error) => run.say(format_args!("a send was refused: {error}")),
             }
         }
+        note_appended(&run, &producer, first_key, &appended);
         settling.take_ready().await;
         while settling.waiting.len() > WINDOW {
             settling.settle_oldest().await;
@@ -203,6 +196,21 @@ async fn produce(
     }
     // What was never acknowledged counts, too.
     Ok(settling.longest.max(settling.last.elapsed()))
+}
+
+/// Noted after a burst: the lock of the history would keep the tasks from meeting in the producer.
+fn note_appended(run: &Run, producer: &Producer, task: u32, appended: &[(Value, Option<i32>)]) {
+    let mut history = run.history();
+    for (value, partition) in appended {
+        // A task appends in the order of its sends; which of two tasks came first, nobody knows. The order of a key is that
+        // of its numbers.
+        if producer.config().ordering == Ordering::Partition {
+            history.appended(task, *value);
+        }
+        if let Some(partition) = partition {
+            history.meant_for(*value, *partition);
+        }
+    }
 }
 
 struct Settling {
