@@ -8,7 +8,10 @@ const PIECE: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    #[expect(clippy::vec_box, reason = "pieces by value would move, and leave half their room empty, as the list grows")]
+    #[expect(
+        clippy::vec_box,
+        reason = "pieces by value would move, and leave half their room empty, as the list grows"
+    )]
     pieces: Vec<Box<[Option<Held>; PIECE]>>,
     used: usize,
     free: Vec<Slot>,
