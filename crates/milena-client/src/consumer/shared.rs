@@ -168,11 +168,15 @@ impl Shared {
 
     /// Nothing more is fetched or handed over. Idempotent.
     pub(super) fn end(&self) {
-        {
+        let unread = {
             let mut state = self.state();
             state.closed = true;
             state.fetching.clear();
-        }
+            state.ready.clear();
+            // However long a clone of the consumer lives, its client's budget gets back what was fetched ahead.
+            std::mem::take(&mut state.buffers)
+        };
+        drop(unread);
         self.over.notify_waiters();
         self.wake_all();
     }

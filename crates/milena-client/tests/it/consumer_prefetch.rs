@@ -164,3 +164,18 @@ async fn records_held_of_one_broker_are_not_in_the_way_of_another() {
     }
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn closed_consumer_gives_back_what_it_fetched_ahead_though_a_clone_of_it_lives_on() {
+    let rig = Rig::new(1, "t", 2).await;
+    fill(&rig, 0, 100).await;
+    let (closed, other) = (consumer(&rig, 16 << 10), consumer(&rig, 16 << 10));
+    closed.assign([("t", 0, Start::Beginning)]).unwrap();
+    drop(records(&closed).await);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(other.metrics().prefetch_used > 0, "it has fetched ahead");
+    let clone = closed.clone();
+    closed.close(LIMIT).await.unwrap();
+    assert_eq!(other.metrics().prefetch_used, 0);
+    drop(clone);
+}

@@ -146,9 +146,11 @@ impl OpenBatch {
     pub fn seal(self, choice: CompressionChoice, pool: &Arc<BufferPool>) -> Result<ProducerBatch, CompressError> {
         let Self { encoder, charge, .. } = self;
         let compresses = choice.codec != Compression::None;
-        let output_charge = pool.budget().book(if compresses { BufferPool::capacity_for(encoder.len()) } else { 0 });
+        // A buffer holds what is behind the header: with it, a batch that fills its own would be charged the next size.
+        let raw_len = encoder.len() - BATCH_HEADER_LEN;
+        let output_charge = pool.budget().book(if compresses { BufferPool::capacity_for(raw_len) } else { 0 });
         let output = if output_charge.bytes() > 0 { pool.take(&output_charge) } else { Vec::new() };
-        let at_most = choice.at_most(encoder.len() - BATCH_HEADER_LEN);
+        let at_most = choice.at_most(raw_len);
         let (sealed, free) = encoder.seal_within(choice.codec, choice.level, output, at_most)?;
         let (mut kept, freed) =
             if sealed.compression() != Compression::None { (output_charge, charge) } else { (charge, output_charge) };

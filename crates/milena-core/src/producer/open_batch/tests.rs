@@ -187,3 +187,14 @@ fn sealing_allocates_nothing_per_byte_once_the_codec_is_warm() {
         assert_eq!(pool.budget().used(), 0, "{codec}");
     }
 }
+
+#[test]
+fn batch_that_fills_its_buffer_is_compressed_into_one_of_the_same_size() {
+    let pool = pool();
+    let mut batch = open(&pool, 4_096);
+    while batch.append(usize::MAX, 1_000, None, Some(b"twenty bytes of text"), &[]).unwrap().is_some() {}
+    assert!(batch.len() > 4_096, "with its header it is larger than its buffer: {}", batch.len());
+    let sealed = batch.seal(CompressionChoice::fixed(Compression::Lz4, None), &pool).unwrap();
+    assert_eq!(sealed.sealed().compression(), Compression::Lz4);
+    assert_eq!(pool.budget().used(), 4_096);
+}
