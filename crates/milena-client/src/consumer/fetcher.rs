@@ -1,5 +1,6 @@
-//! Fetches from one broker, as long as it leads a partition of ours or is the replica to read one from: one request after the other, on a connection of its
-//! own and in a session (KIP-227), never waiting for another broker or, within the budget, for the application.
+//! Fetches from one broker, as long as it leads a partition of ours or is the replica to read one from: one request after
+//! the other, on a connection of its own and in a session (KIP-227), never waiting for another broker or, within the
+//! budget, for the application.
 //!
 //! A partition that becomes fetchable while the request is parked at the broker is fetched *aside*, without a session and
 //! on other connections: first by a request that waits for nothing, and when there was nothing, by one that is parked,
@@ -21,7 +22,7 @@ use milena_protocol::messages::fetch_request::{FetchPartition, FetchTopic, Forgo
 use milena_protocol::{ApiKey, ErrorCode, Uuid};
 use tokio::time::sleep_until;
 
-use self::plan::{Asked, Plan};
+use self::plan::{Asked, Plan, Until};
 use super::config::Isolation;
 use super::outages::Awaited;
 use super::shared::Shared;
@@ -50,13 +51,9 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
     let mut session = FetchSession::new();
     let mut failures = 0;
     loop {
-        let (changed, room) = (shared.fetchers.notified(), shared.client.prefetch.room.notified());
-        tokio::pin!(changed, room);
-        changed.as_mut().enable();
-        room.as_mut().enable();
-        match shared.plan(node, Kind::Session, session.names_all()) {
+        match plan_or_wait(&shared, node, session.names_all()).await {
             Plan::Leave => break,
-            Plan::Wait(until) => wait(changed, room, until).await,
+            Plan::Wait(_) => {}
             Plan::Fetch(mut asked, mut charge) => {
                 let begun = shared.client.clock.now();
                 // The end does not wait for what the broker holds back.
@@ -98,18 +95,28 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
     }
 }
 
-async fn wait(changed: impl Future<Output = ()>, room: impl Future<Output = ()>, until: Option<Instant>) {
-    let time = async {
-        match until {
-            Some(until) => sleep_until(until.into()).await,
-            None => pending().await,
+/// Plans the next fetch of the session. Where there is none yet, waits until there may be.
+async fn plan_or_wait(shared: &Shared, node: i32, names_all: bool) -> Plan {
+    let (changed, room) = (shared.fetchers.notified(), shared.client.prefetch.room.notified());
+    tokio::pin!(changed, room);
+    changed.as_mut().enable();
+    room.as_mut().enable();
+    let plan = shared.plan(node, Kind::Session, names_all);
+    if let Plan::Wait(until) = plan {
+        tokio::select! {
+            biased;
+            () = changed => {}
+            () = room, if until.room => {}
+            () = reach(until.time) => {}
         }
-    };
-    tokio::select! {
-        biased;
-        () = changed => {}
-        () = room => {}
-        () = time => {}
+    }
+    plan
+}
+
+async fn reach(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => pending().await,
     }
 }
 
@@ -135,12 +142,13 @@ async fn fetch(
         tokio::pin!(changed, room);
         changed.as_mut().enable();
         room.as_mut().enable();
-        begin_aside(shared, node, parked_until);
+        let until = begin_aside(shared, node, parked_until);
         tokio::select! {
             biased;
             answered = &mut answer => break answered,
             () = changed => {}
-            () = room => {}
+            () = room, if until.room => {}
+            () = reach(until.time) => {}
         }
     };
     let reply = answered?;
@@ -162,22 +170,28 @@ fn is_of_session(error: ErrorCode) -> bool {
     )
 }
 
-/// Starts fetches aside of what is fetchable and in no request, one of each kind at a time.
-fn begin_aside(shared: &Arc<Shared>, node: i32, parked_until: Instant) {
+/// Starts fetches aside of what is fetchable and in no request, one of each kind at a time. Returns when there may be
+/// another to start.
+fn begin_aside(shared: &Arc<Shared>, node: i32, parked_until: Instant) -> Until {
     let left = parked_until.saturating_duration_since(shared.client.clock.now());
-    begin_one_aside(shared, node, Kind::Quick, Duration::ZERO);
+    let quick = begin_one_aside(shared, node, Kind::Quick, Duration::ZERO);
     if left > SOON {
-        begin_one_aside(shared, node, Kind::Parked, left - MARGIN);
+        return quick.or(begin_one_aside(shared, node, Kind::Parked, left - MARGIN));
     }
+    quick
 }
 
-fn begin_one_aside(shared: &Arc<Shared>, node: i32, kind: Kind, wait: Duration) {
+/// While one is under way there is no other of its kind: its end is a change, and wakes whoever waits here.
+fn begin_one_aside(shared: &Arc<Shared>, node: i32, kind: Kind, wait: Duration) -> Until {
     if !shared.state().asides.insert((node, kind)) {
-        return;
+        return Until::default();
     }
-    let Plan::Fetch(asked, charge) = shared.plan(node, kind, false) else {
-        shared.state().asides.remove(&(node, kind));
-        return;
+    let (asked, charge) = match shared.plan(node, kind, false) {
+        Plan::Fetch(asked, charge) => (asked, charge),
+        plan => {
+            shared.state().asides.remove(&(node, kind));
+            return if let Plan::Wait(until) = plan { until } else { Until::default() };
+        }
     };
     let task = {
         let shared = Arc::clone(shared);
@@ -186,6 +200,7 @@ fn begin_one_aside(shared: &Arc<Shared>, node: i32, kind: Kind, wait: Duration) 
     if shared.client.tasks.spawn("fetch aside", task).is_err() {
         shared.end();
     }
+    Until::default()
 }
 
 async fn aside(shared: Arc<Shared>, asked: Asked, mut charge: Charge, wait: Duration) {
@@ -199,11 +214,16 @@ async fn aside(shared: Arc<Shared>, asked: Asked, mut charge: Charge, wait: Dura
         Ok(reply) => shared.take_in(asked, reply, charge),
         Err(error) => {
             tracing::debug!(node, %error, "fetch aside failed");
+            shared.client.metadata.request_refresh();
+            // The leaders are asked at once.
+            shared.give_up_replica(node);
             let again = shared.client.clock.now() + shared.client.config.retry_backoff;
             let mut state = shared.state();
             state.forget_asked(&asked);
             for (partition, _) in &asked.send {
-                state.delay(partition, again);
+                if state.positions.get(partition).is_some_and(|position| position.read_from() == Some(node)) {
+                    state.delay(partition, again);
+                }
             }
         }
     }

@@ -42,9 +42,16 @@ pub(super) struct Fetched {
 #[derive(Default)]
 pub(super) struct Buffer {
     parts: VecDeque<Fetched>,
-    /// The version of the part that is being read outside the lock; what follows must wait for it. A reader that comes
-    /// back to a buffer which was begun anew meanwhile has nothing to release there: another may be at work.
-    reading: Option<u64>,
+    /// The part that is being read outside the lock; what follows must wait for it. A reader that comes back to a buffer
+    /// which was begun anew meanwhile has nothing to release there: another may be at work.
+    reading: Option<Reading>,
+}
+
+/// A part that is here all the same.
+struct Reading {
+    version: u64,
+    bytes: usize,
+    charge: Arc<Charge>,
 }
 
 impl Buffer {
@@ -62,13 +69,13 @@ impl Buffer {
 
     fn take(&mut self) -> Option<Fetched> {
         let part = self.parts.pop_front()?;
-        self.reading = Some(part.version);
+        self.reading = Some(Reading { version: part.version, bytes: part.bytes, charge: Arc::clone(&part.charge) });
         Some(part)
     }
 
     /// The reader of a part is done, and gives back what has more to show.
     fn put_back(&mut self, version: u64, rest: Option<Fetched>) {
-        if self.reading == Some(version) {
+        if self.reading.as_ref().is_some_and(|reading| reading.version == version) {
             self.reading = None;
             if let Some(rest) = rest {
                 self.parts.push_front(rest);
@@ -77,7 +84,8 @@ impl Buffer {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.bytes).sum()
+        let reading = self.reading.as_ref().map_or(0, |reading| reading.bytes);
+        reading + self.parts.iter().map(|part| part.bytes).sum::<usize>()
     }
 
     /// Of batches that nobody has begun to read.
@@ -95,7 +103,8 @@ impl Buffer {
     }
 
     pub(super) fn charges(&self) -> impl Iterator<Item = &Arc<Charge>> {
-        self.parts.iter().map(|part| &part.charge)
+        let reading = self.reading.iter().map(|reading| &reading.charge);
+        reading.chain(self.parts.iter().map(|part| &part.charge))
     }
 }
 
@@ -137,10 +146,12 @@ impl Shared {
                 Some((step, _)) => step,
                 None => taken.part.step(taken.position, &self.config, self.reads_away()),
             };
+            // The last set of a part ends it: an application that then asks for nothing more for a while holds nothing.
+            let is_last = taken.part.unread_bytes() == 0;
             let done = self.put_back(taken, step);
-            // A part is done, which makes room for a fetch, or is to be fetched again. A set that was handed over leaves its
-            // part where it was, and changes nothing of what may be fetched.
-            if !matches!(done, Some(Ok(_))) {
+            // A part is done, which makes room for a fetch, or is to be fetched again. Another set of it that was handed over
+            // leaves it where it was, and changes nothing of what may be fetched.
+            if is_last || !matches!(done, Some(Ok(_))) {
                 self.fetchers.notify_waiters();
             }
             if let Some(done) = done {
@@ -170,7 +181,7 @@ impl Shared {
     }
 
     fn put_back(self: &Arc<Self>, taken: Taken, step: Step) -> Option<Result<RecordSet, ConsumeError>> {
-        let Taken { partition, part, unread, position, epoch } = taken;
+        let Taken { partition, mut part, unread, position, epoch } = taken;
         let mut state = self.state();
         let version = part.version;
         let current = state.positions.current(&partition, version);
@@ -178,6 +189,12 @@ impl Shared {
             // Sought, revoked or lost while we read: its buffer went with it, or starts anew.
             state.void(unread);
             state.put_back(&partition, version, None);
+            return None;
+        }
+        if current.is_some_and(|held| held.paused) && matches!(step, Step::Set(_) | Step::Corrupt(..)) {
+            // Paused while we read: it is for whoever asks once it is resumed.
+            part.prepared = Some((step, unread));
+            state.put_back(&partition, version, Some(part));
             return None;
         }
         match step {
@@ -215,7 +232,8 @@ impl Shared {
                 let (high_watermark, charge) = (part.high_watermark, Arc::clone(&part.charge));
                 let next = EpochOffset { offset: next_offset, epoch: leader_epoch };
                 state.positions.handed_over(&partition, version, next);
-                state.put_back(&partition, version, Some(part));
+                let rest = Some(part).filter(|part| part.unread_bytes() > 0);
+                state.put_back(&partition, version, rest);
                 let on_drop = self.config.commit_on_drop.then(|| {
                     let set = state.processed.handed_over(&partition, epoch, next_offset, leader_epoch);
                     (Arc::downgrade(self), set)

@@ -76,16 +76,16 @@ pub(super) struct State {
     /// Partitions with something to hand over, in turn.
     pub(super) ready: VecDeque<TopicPartition>,
     pub(super) events: VecDeque<Result<ConsumerEvent, ConsumeError>>,
-    /// Partitions in a fetch aside that is under way, by the version it was asked for.
-    pub(super) asked: BTreeMap<TopicPartition, u64>,
+    /// Partitions in a fetch aside that is under way: the node that was asked, and for which version.
+    pub(super) asked: BTreeMap<TopicPartition, (i32, u64)>,
     /// Partitions not to be fetched again before then.
     pub(super) not_before: BTreeMap<TopicPartition, Instant>,
     /// Nodes that have a fetcher, and what it may bring.
     pub(super) fetching: BTreeMap<i32, Account>,
     /// Nodes that are fetched from aside, and how.
     pub(super) asides: BTreeSet<(i32, Kind)>,
-    /// Partitions, by version, that had nothing when they were fetched aside.
-    pub(super) quiet: BTreeMap<TopicPartition, u64>,
+    /// Partitions, by node and version, that had nothing when they were fetched aside.
+    pub(super) quiet: BTreeMap<TopicPartition, (i32, u64)>,
     pub(super) subscription: Subscription,
     /// Rises with each change of the subscription.
     pub(super) subscribed: u64,

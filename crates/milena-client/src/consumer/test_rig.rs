@@ -14,7 +14,11 @@ use crate::test_link::client_of;
 
 /// Of a client that has nothing else to do; it lives as long as what is returned with it.
 pub(super) async fn shared(config: ConsumerConfig) -> (Arc<Shared>, Client) {
-    let broker = Broker::builder().nodes(1).topic("t", 2).build();
+    shared_on(Broker::builder().nodes(1).topic("t", 2).build(), config).await
+}
+
+/// As [`shared`], on these nodes.
+pub(super) async fn shared_on(broker: Broker, config: ConsumerConfig) -> (Arc<Shared>, Client) {
     let client = client_of(broker)
         .clock(TimeSource::virtual_from(std::time::UNIX_EPOCH))
         .build()
@@ -29,6 +33,6 @@ pub(super) fn tp(partition: i32) -> TopicPartition {
 
 /// As a small fetch has it.
 pub(super) fn charge(shared: &Shared) -> Charge {
-    let wish = Wish { most: 1, least: 1, slices: 1, parked: 0 };
-    shared.client.prefetch.budget.open().reserve(wish).expect("an account without charges may borrow")
+    let wish = Wish { most: 1, least: 1, slices: 1 };
+    shared.client.prefetch.budget.open().reserve(wish, || 0).expect("an account without charges may borrow")
 }

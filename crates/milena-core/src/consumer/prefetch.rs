@@ -46,8 +46,6 @@ pub struct Wish {
     pub least: usize,
     /// It may take one of so many slices of the share: a long poll that is parked must not hold all of it.
     pub slices: usize,
-    /// Bytes held that nobody will read before others have been fetched.
-    pub parked: usize,
 }
 
 impl fmt::Debug for PrefetchBudget {
@@ -87,8 +85,9 @@ impl PrefetchBudget {
 }
 
 impl Account {
-    /// Reserves bytes for a fetch, or says that it has to wait. One caller at a time.
-    pub fn reserve(&self, wish: Wish) -> Option<Charge> {
+    /// Reserves bytes for a fetch, or says that it has to wait. One caller at a time. `parked` says how many of the bytes
+    /// held are such that nobody will read them before others have been fetched; it is asked where there is no room.
+    pub fn reserve(&self, wish: Wish, parked: impl FnOnce() -> usize) -> Option<Charge> {
         let Ledger { budget, reserved, held } = &*self.ledger;
         let share = budget.share();
         let held = held.load(Ordering::Acquire);
@@ -107,7 +106,7 @@ impl Account {
             }
         }
         let lent = least.min(share.max(SMALLEST_LOAN)).max(1);
-        (held <= wish.parked).then(|| {
+        (held == 0 || held <= parked()).then(|| {
             budget.used.fetch_add(lent, Ordering::AcqRel);
             self.reserved(lent)
         })
@@ -202,7 +201,7 @@ mod tests {
     use super::*;
 
     fn wish(most: usize, slices: usize) -> Wish {
-        Wish { most, least: 10, slices, parked: 0 }
+        Wish { most, least: 10, slices }
     }
 
     fn bytes(charge: &Option<Charge>) -> Option<usize> {
@@ -213,12 +212,12 @@ mod tests {
     fn a_fetch_takes_its_slice_and_gives_back_what_did_not_come() {
         let budget = PrefetchBudget::new(200, || {});
         let (account, _other) = (budget.open(), budget.open());
-        let mut parked = account.reserve(wish(80, 2)).unwrap();
+        let mut parked = account.reserve(wish(80, 2), || 0).unwrap();
         assert_eq!(parked.bytes(), 50, "half of a share of two");
-        let aside = account.reserve(wish(80, 4));
+        let aside = account.reserve(wish(80, 4), || 0);
         assert_eq!((bytes(&aside), budget.used()), (Some(25), 75));
         parked.settle(5);
-        assert_eq!((budget.used(), bytes(&account.reserve(wish(80, 1)))), (30, Some(70)));
+        assert_eq!((budget.used(), bytes(&account.reserve(wish(80, 1), || 0))), (30, Some(70)));
         drop((parked, aside));
         assert_eq!(budget.used(), 0);
     }
@@ -231,15 +230,15 @@ mod tests {
             counter.fetch_add(1, Ordering::Relaxed);
         });
         let account = budget.open();
-        let mut fetch = account.reserve(wish(100, 1)).unwrap();
+        let mut fetch = account.reserve(wish(100, 1), || 0).unwrap();
         fetch.settle(150);
         let inflated = fetch.and(30);
         assert_eq!(budget.used(), 180);
         drop(inflated);
-        assert_eq!(bytes(&account.reserve(wish(10, 1))), None);
+        assert_eq!(bytes(&account.reserve(wish(10, 1), || 0)), None);
         drop(fetch);
         assert_eq!((budget.used(), freed.load(Ordering::Relaxed)), (0, 2));
-        assert_eq!(bytes(&account.reserve(wish(10, 1))), Some(10));
+        assert_eq!(bytes(&account.reserve(wish(10, 1), || 0)), Some(10));
     }
 
     #[test]
@@ -247,12 +246,12 @@ mod tests {
         let budget = PrefetchBudget::new(200, || {});
         let (slow, fast) = (budget.open(), budget.open());
         let mut unread = Vec::new();
-        while let Some(mut charge) = slow.reserve(wish(40, 1)) {
+        while let Some(mut charge) = slow.reserve(wish(40, 1), || 0) {
             charge.settle(charge.bytes());
             unread.push(charge);
         }
         assert_eq!(budget.used(), 100, "all of its share");
-        let grants: Vec<_> = (0..3).map_while(|_| fast.reserve(wish(50, 1))).collect();
+        let grants: Vec<_> = (0..3).map_while(|_| fast.reserve(wish(50, 1), || 0)).collect();
         assert_eq!(grants.iter().map(Charge::bytes).collect::<Vec<_>>(), [50, 50, 10], "all of its own, and a loan");
         drop(fast);
         assert_eq!(budget.share(), 200, "shares grow as accounts close");
@@ -262,12 +261,11 @@ mod tests {
     fn whoever_holds_nothing_may_borrow_and_whoever_holds_something_may_not() {
         let budget = PrefetchBudget::new(100, || {});
         let (full, new) = (budget.open(), budget.open());
-        let mut charge = full.reserve(wish(50, 1)).unwrap();
+        let mut charge = full.reserve(wish(50, 1), || 0).unwrap();
         charge.settle(130);
-        assert_eq!(bytes(&full.reserve(wish(50, 1))), None);
-        let loan = new.reserve(wish(50, 1));
+        assert_eq!(bytes(&full.reserve(wish(50, 1), || 0)), None);
+        let loan = new.reserve(wish(50, 1), || 0);
         assert_eq!((bytes(&loan), budget.used()), (Some(10), 140));
-        let parked = Wish { parked: 130, ..wish(50, 1) };
-        assert_eq!(bytes(&full.reserve(parked)), Some(10), "what nobody will read holds nobody up");
+        assert_eq!(bytes(&full.reserve(wish(50, 1), || 130)), Some(10), "what nobody will read holds nobody up");
     }
 }

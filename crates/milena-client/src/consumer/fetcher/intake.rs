@@ -51,7 +51,7 @@ impl Shared {
             }
             if kind != Kind::Session {
                 // Whoever has something to say is taken off again.
-                state.quiet.extend(asked.versions.iter().map(|(partition, version)| (partition.clone(), *version)));
+                state.note_quiet(&asked);
             }
             for fetched in reply.partitions {
                 add(&self.counters.bytes_fetched, fetched.records.len());
@@ -102,6 +102,14 @@ impl Shared {
             tracing::debug!(%partition, node, %error, "a replica can't be read from: back to the leader");
             return error.is_retriable();
         }
+        let (reads_here, leads) = state.positions.get(&partition).map_or((false, false), |position| {
+            (position.read_from() == Some(node), position.leader.is_some_and(|(leader, _)| leader == node))
+        });
+        if error.is_error() && !reads_here {
+            // It was asked before the partition went elsewhere: a replica that was given up meanwhile, or a leader that is
+            // none any more, decides nothing. Above all no reset (KIP-392).
+            return false;
+        }
         match error {
             ErrorCode::NONE => {}
             ErrorCode::OFFSET_OUT_OF_RANGE => {
@@ -129,6 +137,10 @@ impl Shared {
                 }
                 return refresh;
             }
+        }
+        if !leads && (fetched.diverging_epoch.is_some() || fetched.preferred_read_replica.is_some()) {
+            // For the present leader alone to say, and that is asked.
+            return false;
         }
         if let Some(end) = fetched.diverging_epoch {
             let end = EpochOffset { offset: end.end_offset, epoch: end.epoch };
@@ -192,8 +204,6 @@ impl Shared {
         let now = self.client.clock.now();
         if self.client.metadata.snapshot().broker(replica).is_some() {
             state.positions.prefer(partition, version, replica, now + self.client.config.metadata_max_age);
-            // What had nothing at the leader was not asked of the replica yet.
-            state.quiet.remove(partition);
             return false;
         }
         // Nobody knows where that is: the leader is asked again when metadata may tell.
@@ -258,6 +268,16 @@ impl Shared {
 }
 
 impl State {
+    /// Those that a fetch aside asked for and that are still read from there had nothing.
+    fn note_quiet(&mut self, asked: &Asked) {
+        for (partition, version) in &asked.versions {
+            let position = self.positions.current(partition, *version);
+            if position.is_some_and(|position| position.read_from() == Some(asked.node)) {
+                self.quiet.insert(partition.clone(), (asked.node, *version));
+            }
+        }
+    }
+
     /// Whether the node was asked as a replica of one of these.
     fn is_replica(&self, asked: &Asked) -> bool {
         let is_other = |leader: Option<(i32, i32)>| leader.is_some_and(|(leader, _)| leader != asked.node);

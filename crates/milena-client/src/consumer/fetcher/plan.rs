@@ -34,16 +34,40 @@ pub(super) struct Asked {
 
 pub(super) enum Plan {
     Fetch(Asked, Charge),
-    /// Nothing to do before then, or before something changes.
-    Wait(Option<Instant>),
+    /// Nothing to do before that, or before something changes.
+    Wait(Until),
     /// Nothing of ours is read from the broker.
     Leave,
+}
+
+/// What a fetcher waits for, beside a change of what may be fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Until {
+    pub(super) time: Option<Instant>,
+    /// Something may be fetched, and there is no room for it. Others are not woken when there is more: each answer makes
+    /// some, and would wake the fetchers of all brokers.
+    pub(super) room: bool,
+}
+
+impl Until {
+    fn at(&mut self, time: Instant) {
+        self.time = Some(self.time.map_or(time, |known| known.min(time)));
+    }
+
+    pub(super) fn or(mut self, other: Self) -> Self {
+        if let Some(time) = other.time {
+            self.at(time);
+        }
+        Self { room: self.room || other.room, ..self }
+    }
 }
 
 /// Whether a partition that changed is to be fetched.
 enum Verdict {
     Now(FetchTarget, u64),
     Later(Instant),
+    /// As much of it is here as may be.
+    Full,
     No,
 }
 
@@ -60,14 +84,14 @@ impl Shared {
             state.positions.drop_node(node);
             return Plan::Leave;
         }
-        let Some(account) = state.fetching.get(&node) else { return Plan::Wait(None) };
+        let mut until = Until::default();
+        let Some(account) = state.fetching.get(&node) else { return Plan::Wait(until) };
         if kind == Kind::Session && state.positions.is_parked(node) {
-            return Plan::Wait(None);
+            return Plan::Wait(until);
         }
         let held = state.positions.fetchable(node).max(1);
         let share = (self.client.prefetch.budget.share() / held).max(self.config.max_partition_fetch_bytes);
         let (mut wanted, mut unwanted, mut due) = (Vec::new(), Vec::new(), Vec::new());
-        let mut later: Option<Instant> = None;
         let mut members = state.positions.members(node);
         for (slot, partition, position) in state.positions.changed(node) {
             let is_member = position.is_member();
@@ -80,8 +104,10 @@ impl Shared {
                     wanted.push((slot, partition.clone(), target, version));
                 }
                 verdict => {
-                    if let Verdict::Later(at) = verdict {
-                        later = Some(later.map_or(at, |known| known.min(at)));
+                    match verdict {
+                        Verdict::Later(at) => until.at(at),
+                        Verdict::Full => until.room = true,
+                        Verdict::Now(..) | Verdict::No => {}
                     }
                     members -= usize::from(is_member);
                     unwanted.push(slot);
@@ -93,7 +119,10 @@ impl Shared {
         for partition in due {
             state.not_before.remove(&partition);
         }
-        let Some(charge) = charge else { return Plan::Wait(later) };
+        let Some(charge) = charge else {
+            until.room |= count > 0;
+            return Plan::Wait(until);
+        };
         let asked = if kind == Kind::Session {
             state.plan_session(self, node, now, names_all, wanted, unwanted)
         } else {
@@ -102,7 +131,7 @@ impl Shared {
             let have_ids = wanted.iter().all(|(_, _, target, _)| !target.topic_id.is_zero());
             let versions: BTreeMap<_, _> =
                 wanted.iter().map(|(_, partition, _, version)| (partition.clone(), *version)).collect();
-            state.asked.extend(versions.iter().map(|(partition, version)| (partition.clone(), *version)));
+            state.asked.extend(versions.iter().map(|(partition, version)| (partition.clone(), (node, *version))));
             let send = in_order(wanted.into_iter().map(|(_, partition, target, _)| (partition, target)).collect());
             Asked { node, kind, send, forget: Vec::new(), versions, have_ids, may_follow }
         };
@@ -120,17 +149,21 @@ impl Shared {
         partition: &TopicPartition,
         position: &Position,
     ) -> Verdict {
-        let under_way = state.asked.get(partition) == Some(&position.version)
+        // What another node was asked, which led the partition then, may never be answered.
+        let under_way = state.asked.get(partition) == Some(&(node, position.version))
             || kind != Kind::Session && state.positions.is_parked(node) && position.is_in_session();
         let full = state.buffers.get(partition).map_or(0, Buffer::bytes) >= share;
-        let quiet = state.quiet.get(partition) == Some(&position.version);
+        let quiet = state.quiet.get(partition) == Some(&(node, position.version));
         let other_kind = match kind {
             Kind::Session => false,
             Kind::Quick => quiet,
             Kind::Parked => !quiet,
         };
-        if !position.is_fetchable() || under_way || full || other_kind {
+        if !position.is_fetchable() || under_way || other_kind {
             return Verdict::No;
+        }
+        if full {
+            return Verdict::Full;
         }
         if let Some(at) = state.not_before.get(partition).copied().filter(|at| now < *at) {
             return Verdict::Later(at);
@@ -155,7 +188,7 @@ impl Shared {
         let most = self.config.max_partition_fetch_bytes.saturating_mul(partitions).min(self.config.fetch_max_bytes);
         // A parked poll holds its reservation: one part of the share is left for what is fetched aside.
         let slices = if kind == Kind::Session { 2 } else { 4 };
-        account.reserve(Wish { most, least, slices, parked: state.parked_bytes(account) })
+        account.reserve(Wish { most, least, slices }, || state.parked_bytes(account))
     }
 }
 
@@ -205,7 +238,7 @@ impl State {
             self.positions.set_parked(asked.node, false);
         }
         for (partition, version) in &asked.versions {
-            if self.asked.get(partition) == Some(version) {
+            if self.asked.get(partition) == Some(&(asked.node, *version)) {
                 self.asked.remove(partition);
             }
         }

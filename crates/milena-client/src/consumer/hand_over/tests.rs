@@ -128,9 +128,69 @@ async fn fetchers_are_woken_when_a_part_is_done_and_not_for_each_set_of_it() {
     let woken = shared.fetchers.notified();
     tokio::pin!(woken);
     woken.as_mut().enable();
-    let sets: Vec<_> = batches.iter().map(|_| shared.hand_over().expect("records").expect("sound")).collect();
+    let _first = shared.hand_over().expect("records").expect("sound");
     assert!(!woken.as_mut().enable(), "what may be fetched is as before");
-    assert!(shared.hand_over().is_none());
+    let _last = shared.hand_over().expect("records").expect("sound");
     assert!(woken.as_mut().enable(), "there is room now");
-    drop(sets);
+    assert!(
+        shared.state().buffers.is_empty() && shared.state().ready.is_empty(),
+        "nothing is held of what was handed over"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn partition_that_is_paused_while_it_is_read_keeps_what_was_read_for_later() {
+    let (shared, _client) = shared(config()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    let batches = [batch(0..5, None, false), batch(5..10, None, false)];
+    enter(&shared, part(version(&shared), &batches, &[], rig::charge(&shared)));
+    let mut taken = shared.take_part().expect("ready");
+    let step = taken.part.step(taken.position, &shared.config, false);
+    let unread = taken.unread;
+    shared.state().set_paused(&tp(0), true);
+    assert!(shared.put_back(taken, step).is_none(), "paused has returned");
+    assert!(shared.hand_over().is_none());
+    assert_eq!(shared.state().positions.get(&tp(0)).and_then(Position::position), Some(0));
+    assert_eq!(shared.state().buffers[&tp(0)].unread_bytes(), unread, "it is here, and nobody has seen it");
+    shared.state().set_paused(&tp(0), false);
+    let sets: Vec<_> = batches.iter().map(|_| shared.hand_over().expect("records").expect("sound")).collect();
+    assert_eq!(sets.iter().flat_map(offsets).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    assert_eq!(shared.counters.read().bytes_voided, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_that_is_found_while_its_partition_is_paused_is_told_once_it_is_resumed() {
+    let (shared, _client) = shared(ConsumerConfig::default()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    for told in [false, false, true] {
+        // The checksum is not right.
+        let damaged = batch(0..5, None, true);
+        enter(&shared, part(version(&shared), &[damaged], &[], rig::charge(&shared)));
+        let mut taken = shared.take_part().expect("ready");
+        let step = taken.part.step(taken.position, &shared.config, false);
+        shared.state().set_paused(&tp(0), true);
+        assert!(shared.put_back(taken, step).is_none());
+        assert!(shared.state().buffers.contains_key(&tp(0)), "kept");
+        shared.state().set_paused(&tp(0), false);
+        let is_told = matches!(shared.hand_over(), Some(Err(ConsumeError::Corrupt { offset: 0, .. })));
+        assert_eq!(is_told, told);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_that_is_being_read_counts_as_fetched_ahead() {
+    let (shared, _client) = shared(config()).await;
+    shared.state().assign([(tp(0), Start::Offset(0))]);
+    enter(&shared, part(version(&shared), &[batch(0..5, None, false)], &[], rig::charge(&shared)));
+    let held = |shared: &Shared| {
+        let state = shared.state();
+        state.buffers.get(&tp(0)).map_or((0, 0), |buffer| (buffer.bytes(), buffer.charges().count()))
+    };
+    let before = held(&shared);
+    assert!(before.0 > 0 && before.1 == 1);
+    let taken = shared.take_part().expect("ready");
+    assert_eq!(held(&shared), before);
+    let end = EpochOffset::unknown(5);
+    assert!(shared.put_back(taken, Step::End(end)).is_none());
+    assert_eq!(held(&shared), (0, 0));
 }
