@@ -73,22 +73,24 @@ impl World {
 
     /// The reader is closed: nothing of what it fetched ahead is held any more.
     pub(super) async fn gives_back(&self, reader: u64) {
-        if let Some(watched) = lock(&self.consumers.0).get_mut(&reader)
-            && let Some(consumer) = watched.consumer.take()
-        {
-            watched.counted = consumer.metrics();
-        }
         let deadline = Instant::now() + Duration::from_secs(40);
         loop {
             let metrics = lock(&self.consumers.0).get(&reader).map(|watched| watched.gauge.metrics());
             let held = metrics.map_or(0, |metrics| metrics.prefetch_used);
             if held == 0 {
-                return;
+                break;
             }
             if Instant::now() > deadline {
-                return lock(&self.history).violated(Violation::OverPrefetch { held, limit: 0 });
+                lock(&self.history).violated(Violation::OverPrefetch { held, limit: 0 });
+                break;
             }
             sleep(Duration::from_millis(100)).await;
+        }
+        // What a clone of it keeps must be nothing: it was closed.
+        if let Some(watched) = lock(&self.consumers.0).get_mut(&reader)
+            && let Some(consumer) = watched.consumer.take()
+        {
+            watched.counted = consumer.metrics();
         }
     }
 
