@@ -12,8 +12,7 @@ use crate::host;
 use crate::host::Outcome;
 
 const NODES: u16 = 12;
-/// Partitions of a topic: what a topic holds is shared by so many, in each run.
-const OF_A_TOPIC: usize = 10;
+const MOST_TOPICS: usize = 1_000;
 const SIZES: [usize; 3] = [1, 100, 10_000];
 
 /// Bytes that an idle partition may hold.
@@ -46,7 +45,7 @@ struct Run {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     host::run(host::cargo().args(["build", "--quiet", "--release", "--package", "milena-benches"]))?;
     println!(
-        "{NODES} nodes in a process of their own, {OF_A_TOPIC} partitions a topic; idle over {} s; one busy partition\n\
+        "{NODES} nodes in a process of their own, at most {MOST_TOPICS} topics; idle over {} s; one busy partition\n\
          {:8} {:>10} {:>9} {:>15} {:>15} {:>8} {:>11} {:>12}",
         arguments.idle,
         "",
@@ -61,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let mut missed = Vec::new();
     let mut alone: [Option<Run>; 2] = [None, None];
     for partitions in SIZES {
-        let topics = (partitions / OF_A_TOPIC).max(1);
+        let topics = partitions.min(MOST_TOPICS);
         let mut nodes = vec!["--nodes".to_owned(), NODES.to_string(), format!("--topic=warm:{NODES}")];
         nodes.extend((0..topics).map(|topic| format!("--topic=t{topic}:{}", partitions / topics)));
         let broker = EmbeddedBroker::start(Profile::Release, &nodes)?;

@@ -4,13 +4,14 @@
 //! patched, and a copy of the record section. A copy, because a slice would hold on to the whole read buffer or frame
 //! that the batch came in. Nothing here compresses or re-encodes.
 
-use milena_protocol::record::crc32c;
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 use milena_protocol::{
     ErrorCode,
-    record::{CorruptBatch, Patch, ProducedBatch, RecordBatch, RecordError, RecordRef, TimestampType, Timestamps},
+    record::{
+        CorruptBatch, Patch, ProducedBatch, RecordBatch, RecordError, RecordRef, TimestampType, Timestamps, crc32c,
+    },
 };
 
 use super::producer_state::ProducerBatch;

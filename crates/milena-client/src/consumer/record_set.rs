@@ -203,8 +203,8 @@ impl ConsumerRecord<'_> {
         self.keep(|data, body| Bytes::copy_from_slice(&data[body]))
     }
 
-    /// Without copying: key, value and headers are slices of the response, the whole of which stays in memory for as
-    /// long as one of them does, beyond the consumer's budget. For records that are soon done with.
+    /// Without copying: it is a slice of the response, the whole of which stays in memory for as long as the record does,
+    /// or a slice of it, beyond the consumer's budget. For records that are soon done with.
     pub fn to_shared(&self) -> OwnedRecord {
         self.keep(|data, body| data.slice(body))
     }

@@ -110,7 +110,7 @@ pub(super) struct After {
     pub(super) leaderless: bool,
     /// The record's time, where it was appended.
     pub(super) timestamp: i64,
-    /// Why it wasn't, elsewhere.
+    /// Why it wasn't, where it was not.
     pub(super) stop: Stop,
     /// Bytes that the record takes, with its batch's header if it is the first; 0 where it wasn't appended.
     pub(super) appended: usize,

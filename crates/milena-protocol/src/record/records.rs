@@ -160,11 +160,9 @@ impl<'a> Iterator for RecordIter<'a> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        if self.done {
-            return (0, Some(0));
-        }
-        // Damage can end it early; trailing bytes add an error.
-        (0, Some(self.left as usize + 1))
+        // Damage can end it early. An error comes last: trailing bytes, or what `next_valid` has met.
+        let may_err = !self.done || self.damage.is_some();
+        (0, Some(self.left as usize + usize::from(may_err)))
     }
 }
 
@@ -507,6 +505,68 @@ mod tests {
 
     fn delta() -> impl Strategy<Value = i64> {
         prop_oneof![-70..70i64, 8_180..8_200i64, 1_048_570..1_048_580i64, any::<i32>().prop_map(i64::from)]
+    }
+
+    #[test]
+    fn error_that_was_met_in_passing_is_still_expected() {
+        let mut batch = BatchEncoder::new(Vec::new(), 0);
+        batch.append(0, None, Some(b"value"), &[]).unwrap();
+        let sealed = batch.seal(Compression::None, None).unwrap().to_bytes();
+        let mut records = RecordBatch::parse(sealed).unwrap().records(usize::MAX).unwrap();
+        records.data = [&records.data[..], b"more"].concat().into();
+        let mut iter = records.iter();
+        assert!(iter.next_valid().is_some() && iter.next_valid().is_none());
+        assert_eq!(iter.size_hint(), (0, Some(1)));
+        assert!(iter.next().is_some_and(|end| end.is_err()));
+        assert_eq!((iter.size_hint(), iter.next().is_none()), ((0, Some(0)), true));
+    }
+
+    fn records_of(section: &[u8], count: i32) -> Records {
+        let data = Bytes::copy_from_slice(section);
+        let (base_offset, base_timestamp, last_offset_delta) = (7, 1_700_000_000_000, count - 1);
+        let (log_append_time, is_control) = (None, false);
+        Records {
+            data,
+            base_offset,
+            last_offset_delta,
+            record_count: count,
+            base_timestamp,
+            log_append_time,
+            is_control,
+        }
+    }
+
+    #[test]
+    fn any_byte_may_be_any_other_and_both_ways_read_the_same() {
+        let mut batch = BatchEncoder::new(Vec::new(), 0);
+        let header = RecordHeader { key: "n", value: Some(b"v") };
+        batch.append(0, Some(b"key"), Some(b"value"), &[]).unwrap();
+        batch.append(100, None, Some(b""), &[header, header]).unwrap();
+        batch.append(20_000, Some(b""), None, &[]).unwrap();
+        batch.append(1, Some(b"key"), Some(b"and a long enough value"), &[]).unwrap();
+        let section = batch.records().to_vec();
+        assert!(read(&records_of(&section, 4), false).1.is_none());
+        for at in 0..section.len() {
+            for byte in 0..=u8::MAX {
+                let mut damaged = section.clone();
+                damaged[at] = byte;
+                let records = records_of(&damaged, 4);
+                assert_eq!(read(&records, false), read(&records, true), "byte {at} is {byte}");
+            }
+        }
+    }
+
+    /// Longer than they need to be, the fields of a head need not end in the word they begin in. This key would pass as one
+    /// of a single byte with a value behind it, if the rest of its length were taken for zero.
+    #[test]
+    fn field_that_crosses_a_word_is_read_whole() {
+        let (time, offset, key_length) = ([0x80, 0x80, 0], [0x80, 0x80, 0], [0x82, 1]);
+        let key = [&[b'k', 0xfe, 0][..], &[b'k'; 62]].concat();
+        let body = [&[0][..], &time, &offset, &key_length, &key, &[0, 0]].concat();
+        let section = [&[(body.len() as u8 * 2) | 0x80, (body.len() >> 6) as u8][..], &body].concat();
+        let records = records_of(&section, 1);
+        assert_eq!(records.iter().next().unwrap().unwrap().key, Some(&key[..]));
+        assert_eq!(read(&records, false), read(&records, true));
     }
 
     proptest! {

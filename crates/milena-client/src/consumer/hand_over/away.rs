@@ -3,11 +3,9 @@
 //! elsewhere: everything is read in place, so that a simulation repeats itself.
 //!
 //! A consumer has as many read at a time as there are processors, four at least: what is inflated ahead is memory that no
-//! fetch has reserved.
-//! Beyond that whoever asks for records reads the next batch itself, one at a time.
+//! fetch has reserved. Beyond that whoever asks for records reads the next batch itself, one at a time.
 
-use std::sync::atomic::Ordering::AcqRel;
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::{Arc, LazyLock, MutexGuard};
 use std::time::Duration;
 
