@@ -91,6 +91,7 @@ impl Shared {
             let Some((partition, due)) = timer else { break };
             nodes.extend(match due {
                 Due::Linger(number) => self.end_linger(&partition, number),
+                Due::Company(number) => self.look_for_company(&partition, number, now),
                 Due::Age => self.end_age(&partition, now),
                 Due::Retry => partition.lock().and_then(|mut state| self.list(&partition, &mut state)),
                 Due::Deadline => self.expire(&partition, now),
@@ -113,6 +114,20 @@ impl Shared {
         state.ripe = true;
         self.arm_age(partition, &mut state);
         self.list(partition, &mut state)
+    }
+
+    /// A batch whose linger is in vain goes at once.
+    fn look_for_company(&self, partition: &Arc<Partition>, number: u64, now: Instant) -> Option<i32> {
+        let mut guard = partition.lock()?;
+        let state = &mut *guard;
+        let waiting = state.taking.whole.open.as_ref().filter(|_| state.opened == number && state.must_linger);
+        let Some(open) = waiting else {
+            // It was filled, or its linger is shorter.
+            state.company.came();
+            return None;
+        };
+        state.must_linger = !state.company.waited(now, open.record_count());
+        self.list(partition, state)
     }
 
     /// What could not be sent for long takes no more records: they would run out of time with its first one.

@@ -5,6 +5,7 @@
 //! `answers` the way back, `driver` everything that waits.
 
 mod answers;
+mod company;
 mod config;
 mod delivery;
 mod driver;

@@ -20,6 +20,7 @@ use milena_core::producer::partitioner::PartitionLoad;
 use milena_protocol::Uuid;
 use milena_protocol::record::BATCH_HEADER_LEN;
 
+use super::company::Company;
 use super::config::Ordering;
 use super::delivery::Appended;
 use super::error::SendError;
@@ -79,6 +80,7 @@ pub(super) struct State {
     pub(super) age_armed: bool,
     /// A wave found the open batch and no token for it: it waits for its linger.
     pub(super) must_linger: bool,
+    pub(super) company: Company,
 }
 
 /// A closed batch on its way to the queue.

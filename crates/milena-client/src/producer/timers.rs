@@ -15,6 +15,8 @@ const MOST_KEPT: usize = 64;
 pub(super) enum Due {
     /// The open batch with this number has waited long enough.
     Linger(u64),
+    /// The open batch with this number has waited long enough to tell whether that pays.
+    Company(u64),
     /// An open batch that can't be sent may have grown too old to take records.
     Age,
     /// A failed batch may be tried again.

@@ -15,7 +15,7 @@ use milena_protocol::{ApiKey, Uuid, VersionRange};
 
 use super::config::Acks;
 use super::node::Node;
-use super::partition::Partition;
+use super::partition::{Partition, State};
 use super::seal::{self, Later};
 use super::shared::{Shared, lock};
 use super::timers::Due;
@@ -122,7 +122,8 @@ impl Shared {
         if state.queue.len() == in_flight && in_flight < partition.settings().queue.max_in_flight {
             let open = state.taking.has_open();
             if state.closing.is_empty() && open && (state.ripe || in_flight == 0) {
-                state.must_linger = !state.ripe && !self.config.low_latency && !wave.may_send_early();
+                state.must_linger =
+                    !state.ripe && !self.config.low_latency && !self.may_go_early(wave, &partition, state);
                 if !state.must_linger {
                     state.close_oldest();
                     // Shares that were opened together have lingered together.
@@ -170,6 +171,22 @@ impl Shared {
             Err(Blocked::Busy | Blocked::Empty) => state.listed = false,
         }
         self.arm_linger(&partition, state);
+    }
+
+    /// Whether an open batch may go that need not yet. One that may not waits for its linger, unless that is in vain.
+    fn may_go_early(&self, wave: &mut Wave<'_>, partition: &Arc<Partition>, state: &mut State) -> bool {
+        let may_go = wave.token == Some(true) || state.company.is_free() || wave.has_token();
+        // Where several tasks are in each other's way there is company.
+        if let Some(open) = &state.taking.whole.open {
+            if may_go {
+                state.company.went(wave.now, open.record_count());
+            } else {
+                let linger_ends = open.created() + partition.settings().linger;
+                let at = state.company.waits(wave.now, open.record_count()).min(linger_ends);
+                self.arm(at, partition, Due::Company(state.opened));
+            }
+        }
+        may_go
     }
 
     /// Whether something is ready for the node that can't be sent now: the partitioner wants to know for how long.
@@ -300,7 +317,7 @@ impl Shared {
 
 impl Wave<'_> {
     /// One token allows for all early batches of one request.
-    fn may_send_early(&mut self) -> bool {
+    fn has_token(&mut self) -> bool {
         let (node, now) = (self.node, self.now);
         *self.token.get_or_insert_with(|| node.take_token(now))
     }

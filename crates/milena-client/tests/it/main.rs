@@ -28,6 +28,7 @@ mod producer_faults;
 mod producer_handles;
 mod producer_identity;
 mod producer_idle;
+mod producer_linger;
 mod producer_log;
 mod producer_ordering;
 mod producer_partitioning;
