@@ -97,3 +97,28 @@ async fn flush_ends_the_linger_of_what_has_no_token() {
     producer.flush().await;
     assert!(start.elapsed() < Duration::from_millis(1), "not even a look later: {:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_soon_fills_a_batch_waits_until_it_is_full() {
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).batch_size(100_000).build().unwrap();
+    let (start, value) = (Instant::now(), [b'v'; 100]);
+    let mut last = None;
+    for millisecond in 0..200 {
+        sleep_until(start + Duration::from_millis(1) * millisecond).await;
+        for number in 0..1_000 {
+            last = Some(producer.send(Record::to("t").value(&value)).await.unwrap());
+            if number % 50 == 0 {
+                settle().await;
+            }
+        }
+    }
+    let end = Instant::now();
+    last.unwrap().await.unwrap();
+    assert!(end.elapsed() <= Duration::from_millis(5), "the linger: {:?}", end.elapsed());
+    let metrics = producer.metrics();
+    let full = metrics.bytes_raw / 100_000;
+    // There are tokens for 2,000.
+    assert!(metrics.batches < full + 60, "{} batches, where {full} are full", metrics.batches);
+}
