@@ -150,6 +150,16 @@ impl Shared {
         self.lifecycle.store(CLOSED, Ordering::SeqCst);
     }
 
+    /// What two batches are compressed into, on as many threads, is kept from those who append: a full memory has batches
+    /// compressed too.
+    pub(super) fn keep_headroom(&self) {
+        let all = self.settings_by_topic.values().chain([&self.settings]);
+        let largest = all.filter(|settings| !settings.compression.is_none()).map(|settings| settings.batch_size).max();
+        if let Some(largest) = largest {
+            self.buffers.budget().keep_headroom(2 * BufferPool::capacity_for(largest));
+        }
+    }
+
     /// How large a buffer a partition may take at first, so that all that are active get one.
     pub(super) fn fair_buffer(&self) -> usize {
         let active = self.active_partitions.load(Relaxed).max(1);
