@@ -185,8 +185,10 @@ async fn too_large_batch_is_split_only_if_no_earlier_attempt_can_have_been_writt
     for (before, splits) in [
         (Fault::Error(ErrorCode::NOT_ENOUGH_REPLICAS), true),
         (Fault::Error(ErrorCode::THROTTLING_QUOTA_EXCEEDED), true),
+        // Refused before anything was appended, and deposed after that: the offset in the answer tells.
+        (Fault::Error(not_leader), true),
         (Fault::ErrorAfterApply(not_leader), false),
-        (Fault::Error(not_leader), false),
+        (Fault::Error(ErrorCode::KAFKA_STORAGE_ERROR), false),
         (Fault::DropBeforeApply, false),
     ] {
         let about = format!("{before:?}");
