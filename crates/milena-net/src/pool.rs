@@ -189,6 +189,12 @@ impl Pool {
         self.state().health.get(broker)?.backoff(now)
     }
 
+    /// Whether a connection for this purpose is open.
+    pub fn is_open(&self, broker: &Broker, purpose: Purpose) -> bool {
+        let slot = (broker.clone(), purpose);
+        matches!(self.state().slots.get(&slot), Some(Slot::Open(connection, _)) if !connection.is_closed())
+    }
+
     /// Requests in flight to a broker, over all its connections; `None` if none is open.
     pub fn in_flight(&self, broker: &Broker) -> Option<usize> {
         let state = self.state();
