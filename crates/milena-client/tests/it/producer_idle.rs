@@ -156,7 +156,7 @@ async fn topics_that_are_asked_for_one_by_one_open_no_second_connection_to_each_
     let topics = 40;
     let mut broker = Broker::builder().nodes(nodes).seed(5);
     for topic in 0..topics {
-        broker = broker.topic(&format!("t{topic}"), 1);
+        broker = broker.topic(format!("t{topic}"), 1);
     }
     let broker = broker.build();
     for topic in 0..topics {
