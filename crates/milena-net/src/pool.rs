@@ -11,7 +11,7 @@ use milena_core::retry::Backoff;
 use tokio::time::{Instant, sleep_until};
 
 use crate::address::BrokerAddress;
-use crate::connection::{CloseReason, ConnectError, Connection, ConnectionConfig};
+use crate::connection::{ConnectError, Connection, ConnectionConfig};
 use crate::task_set::TaskSet;
 use crate::transport::Connector;
 use crate::watch;
@@ -58,7 +58,8 @@ pub struct PoolConfig {
     pub connection: ConnectionConfig,
     /// In-flight bound of the other purposes. High, for their requests are few and small.
     pub max_in_flight_other: usize,
-    /// Between failed dials of a broker (`reconnect.backoff.ms`, `reconnect.backoff.max.ms`).
+    /// Between failed dials of a broker, and between welcomes of one that hangs up after each (`reconnect.backoff.ms`,
+    /// `reconnect.backoff.max.ms`).
     pub reconnect_backoff: Backoff,
 }
 
@@ -107,13 +108,35 @@ struct Health {
     failures: u32,
     not_before: Option<Instant>,
     /// It hung up on whom it had just welcomed. A dial that succeeds says nothing against that.
-    hung_up: Option<Instant>,
+    hung_up: Option<HungUp>,
+}
+
+struct HungUp {
+    /// So often in a row, the first left out.
+    again: u32,
+    noticed: Instant,
+    /// The end of the pause.
+    until: Instant,
 }
 
 impl Health {
     /// The end of the backoff, if it is in one.
     fn backoff(&self, now: Instant) -> Option<Instant> {
-        self.not_before.max(self.hung_up).filter(|until| now < *until)
+        self.not_before.max(self.hung_up.as_ref().map(|hung_up| hung_up.until)).filter(|until| now < *until)
+    }
+
+    /// The broker hung up, and that is seen `now`, on whom it had welcomed at `opened`. The pause counts from the welcome
+    /// and grows for as long as none is followed by the longest pause in peace: Kafka begins anew with each welcome, and
+    /// so dials a broker that refuses all it gets (acks=0: by hanging up) twenty times a second.
+    fn hang_up(&mut self, now: Instant, opened: Instant, backoff: &Backoff, rng: &mut fastrand::Rng) {
+        let again = match &self.hung_up {
+            _ if now >= opened + backoff.max => return,
+            // One blow ended it and the one that was counted.
+            Some(last) if opened < last.noticed => return,
+            Some(last) if opened < last.until.max(last.noticed) + backoff.max => last.again.saturating_add(1),
+            Some(_) | None => 0,
+        };
+        self.hung_up = Some(HungUp { again, noticed: now, until: opened + backoff.delay(again, rng) });
     }
 }
 
@@ -164,6 +187,12 @@ impl Pool {
     pub fn backoff(&self, broker: &Broker) -> Option<Instant> {
         let now = Instant::now();
         self.state().health.get(broker)?.backoff(now)
+    }
+
+    /// Whether a connection for this purpose is open.
+    pub fn is_open(&self, broker: &Broker, purpose: Purpose) -> bool {
+        let slot = (broker.clone(), purpose);
+        matches!(self.state().slots.get(&slot), Some(Slot::Open(connection, _)) if !connection.is_closed())
     }
 
     /// Requests in flight to a broker, over all its connections; `None` if none is open.
@@ -267,7 +296,7 @@ impl Pool {
             Some(Slot::Open(..)) | None => {}
         }
         // Whatever the purpose: they come and go, and one that is forgotten without a word would be dialled at once.
-        state.sweep(now, self.inner.config.reconnect_backoff.initial);
+        state.sweep(now, &self.inner.config.reconnect_backoff);
         let address = match broker {
             Broker::Bootstrap(address) => address.clone(),
             Broker::Node(node) => {
@@ -357,17 +386,14 @@ fn moved(broker: &Broker) -> ConnectError {
 
 impl State {
     /// Forgets the connections that have ended. A broker that hangs up on whom it has just welcomed is not dialled
-    /// faster than one that can't be reached: the pause counts from the welcome.
-    fn sweep(&mut self, now: Instant, pause: Duration) {
-        let Self { slots, health, .. } = self;
+    /// faster than one that can't be reached.
+    fn sweep(&mut self, now: Instant, backoff: &Backoff) {
+        let Self { slots, health, rng, .. } = self;
         slots.retain(|(broker, _), slot| match slot {
             Slot::Open(connection, opened) if connection.is_closed() => {
-                let until = *opened + pause;
                 // One that drains has no reason yet: that is our doing too.
-                let is_ours = connection.close_reason().is_none_or(|reason| matches!(*reason, CloseReason::Closed));
-                if now < until && !is_ours {
-                    let health = health.entry(broker.clone()).or_default();
-                    health.hung_up = health.hung_up.max(Some(until));
+                if connection.close_reason().is_some_and(|reason| !reason.is_ours()) {
+                    health.entry(broker.clone()).or_default().hang_up(now, *opened, backoff, rng);
                 }
                 false
             }

@@ -52,6 +52,8 @@ impl Subject for ProduceRequest {
 /// What became of one partition's batch.
 struct Outcome {
     result: Result<Appended, RejectedBatch>,
+    /// Where the batch was appended, if an error came after that.
+    base_offset: i64,
     log_start_offset: i64,
     /// Leader and epoch, for a client that asked the wrong node.
     leader: Option<(NodeId, i32)>,
@@ -63,7 +65,7 @@ impl Outcome {
     }
 
     fn rejected(rejected: RejectedBatch) -> Self {
-        Self { result: Err(rejected), log_start_offset: -1, leader: None }
+        Self { result: Err(rejected), base_offset: -1, log_start_offset: -1, leader: None }
     }
 }
 
@@ -163,7 +165,12 @@ fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, a
         }
         let epoch = state.leader_epoch;
         match state.log.append(batch, epoch, stamped.then_some(now)) {
-            Ok(appended) => Outcome { result: Ok(appended), log_start_offset: state.log.start_offset(), leader: None },
+            Ok(appended) => Outcome {
+                base_offset: appended.base_offset,
+                result: Ok(appended),
+                log_start_offset: state.log.start_offset(),
+                leader: None,
+            },
             Err(code) => Outcome { log_start_offset: state.log.start_offset(), ..Outcome::refused(code) },
         }
     };
@@ -171,15 +178,16 @@ fn produce(cx: &RequestContext<'_>, topic: &Topic, data: PartitionProduceData, a
         partition.wake();
     }
     match cx.effects.partition_error(&topic.name, data.index, true) {
-        Some(code) => Outcome::refused(code),
+        // As in Kafka's delayed produce: the error is another one, and the offset stays.
+        Some(code) => Outcome { result: Err(RejectedBatch::at_once(code, "")), ..outcome },
         None => outcome,
     }
 }
 
 fn answer(cx: &RequestContext<'_>, index: i32, outcome: Outcome) -> PartitionProduceResponse {
-    let log_start_offset = outcome.log_start_offset;
+    let Outcome { base_offset, log_start_offset, .. } = outcome;
     match outcome.result {
-        Ok(Appended { base_offset, log_append_time, .. }) => PartitionProduceResponse {
+        Ok(Appended { log_append_time, .. }) => PartitionProduceResponse {
             index,
             base_offset,
             log_append_time_ms: log_append_time,
@@ -201,7 +209,7 @@ fn answer(cx: &RequestContext<'_>, index: i32, outcome: Outcome) -> PartitionPro
             PartitionProduceResponse {
                 index,
                 error_code: rejected.code,
-                base_offset: -1,
+                base_offset,
                 log_start_offset,
                 record_errors: record_errors.collect(),
                 error_message,

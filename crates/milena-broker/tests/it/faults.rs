@@ -90,7 +90,7 @@ async fn an_error_after_applying_is_a_lie_about_the_log() {
     let broker = broker();
     broker.faults().add(on_produce(Fault::ErrorAfterApply(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND)));
     let answer = Client::to(&broker, 0).produce("t", 0, plain(&["x"])).await;
-    assert_eq!((answer.error_code, answer.base_offset), (ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, -1));
+    assert_eq!((answer.error_code, answer.base_offset), (ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, 0));
     assert_eq!(broker.log_offsets("t", 0), Ok((0, 1)));
 }
 

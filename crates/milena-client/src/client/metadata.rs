@@ -403,8 +403,10 @@ impl MetadataKeeper {
         // Equal ones in random order, so that clients spread over the brokers.
         self.chance.with(|rng| rng.shuffle(&mut brokers));
         brokers.sort_by_cached_key(|broker| {
-            // One with a connection costs no dial.
-            (self.pool.backoff(broker).is_some(), self.pool.in_flight(broker).unwrap_or(usize::MAX))
+            // One with a connection costs no dial, if it is of the purpose that questions have: or a client that writes to
+            // all brokers would open a second one to each, as it asks for its topics one by one.
+            let costs_dial = !self.pool.is_open(broker, Purpose::General);
+            (self.pool.backoff(broker).is_some(), self.pool.in_flight(broker).unwrap_or(usize::MAX), costs_dial)
         });
         brokers
     }

@@ -37,7 +37,8 @@ pub struct ClientConfig {
     pub connections_max_idle: Duration,
     /// `max.in.flight.requests.per.connection`: for produce requests, 1 to 5. Default 5.
     pub max_in_flight: usize,
-    /// `reconnect.backoff.ms`: wait after a failed connection attempt. Default 50 ms.
+    /// `reconnect.backoff.ms`: wait after a failed connection attempt, and between two to a broker that hung up soon after
+    /// the first. Doubled each time. Default 50 ms.
     pub reconnect_backoff: Duration,
     /// `reconnect.backoff.max.ms`: the longest such wait. Default 1 s.
     pub reconnect_backoff_max: Duration,

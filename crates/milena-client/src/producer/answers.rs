@@ -157,5 +157,10 @@ fn read(partition: &PartitionProduceResponse) -> Answer {
         let index = u32::try_from(record.batch_index).ok()?;
         Some(RecordRefusal { index, message: text(&record.batch_index_error_message) })
     });
-    Answer::Refused { code: partition.error_code, message: text(&partition.error_message), records: refusals.collect() }
+    Answer::Refused {
+        code: partition.error_code,
+        message: text(&partition.error_message),
+        records: refusals.collect(),
+        appended: partition.base_offset >= 0,
+    }
 }

@@ -138,7 +138,8 @@ pub struct ProducerConfig {
     /// `batch.size`: how many bytes a batch is closed at, before compression. Default 128 KiB. Above `max.request.size`
     /// it is that, as Kafka's documentation has it: a request is at least one batch.
     pub batch_size: usize,
-    /// `buffer.memory`: how many bytes all batches together may hold. Default 64 MiB.
+    /// `buffer.memory`: how many bytes all batches together may hold. Default 64 MiB. With compression, room for two
+    /// batches, or a quarter if that is less, is kept for what they are compressed into.
     pub buffer_memory: usize,
     /// `max.block.ms`: how long a send may wait for metadata or memory. Default 60 s.
     pub max_block: Duration,

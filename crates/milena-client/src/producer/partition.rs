@@ -288,7 +288,7 @@ impl Partition {
     #[cold]
     fn wake<'a>(&self, shared: &Shared, held: &'a mut Held, after: &mut After) -> &'a mut State {
         shared.active_partitions.fetch_add(1, Relaxed);
-        after.deadline = Some(shared.client.clock.now() + self.settings().look_after);
+        after.deadline = Some(shared.first_look(self.settings()));
         held.wake()
     }
 

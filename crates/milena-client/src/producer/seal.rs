@@ -80,7 +80,11 @@ fn choose(shared: &Shared, partition: &Partition, state: &mut State, open: &Open
 
 /// Why the batch is as it is, once that is known.
 fn reason(batch: &ProducerBatch, choice: CompressionChoice) -> CompressionReason {
-    if choice.codec != batch.sealed().compression() { CompressionReason::NotSmaller } else { choice.reason }
+    match choice.codec == batch.sealed().compression() {
+        true => choice.reason,
+        false if batch.lacked_room() => CompressionReason::NoRoom,
+        false => CompressionReason::NotSmaller,
+    }
 }
 
 fn seal(shared: &Shared, open: OpenBatch, choice: CompressionChoice) -> Result<ProducerBatch, BatchOutcome> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
@@ -62,6 +62,7 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     pub(super) rng: Mutex<fastrand::Rng>,
     numbers: AtomicU64,
+    started: Instant,
     lifecycle: AtomicU8,
     /// The driver is to end when nothing is left.
     pub(super) ending: AtomicBool,
@@ -121,6 +122,7 @@ impl Shared {
             settings: Settings::new(&config),
             settings_by_topic: config.topics.iter().map(of_topic).collect(),
             effort: Mutex::default(),
+            started: client.clock.now(),
             client,
             config,
             buffers,
@@ -150,10 +152,31 @@ impl Shared {
         self.lifecycle.store(CLOSED, Ordering::SeqCst);
     }
 
+    /// What two batches are compressed into, on as many threads, is kept from those who append: a full memory has batches
+    /// compressed too.
+    pub(super) fn keep_headroom(&self) {
+        let all = self.settings_by_topic.values().chain([&self.settings]);
+        let largest = all.filter(|settings| !settings.compression.is_none()).map(|settings| settings.batch_size).max();
+        if let Some(largest) = largest {
+            self.buffers.budget().keep_headroom(2 * BufferPool::capacity_for(largest));
+        }
+    }
+
     /// How large a buffer a partition may take at first, so that all that are active get one.
     pub(super) fn fair_buffer(&self) -> usize {
         let active = self.active_partitions.load(Relaxed).max(1);
         (self.buffers.budget().limit() / (4 * active)).max(1024)
+    }
+
+    /// When a partition is looked at that wakes now. All that wake within such a time are looked at together: the driver
+    /// would wake for each else.
+    pub(super) fn first_look(&self, settings: &Settings) -> Instant {
+        const TOGETHER: Duration = Duration::from_millis(250);
+        let now = self.client.clock.now();
+        let since = (now + settings.look_after).saturating_duration_since(self.started);
+        let turns = since.as_nanos().div_ceil(TOGETHER.as_nanos());
+        let together = self.started + TOGETHER.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
+        together.min(now + settings.queue.delivery_timeout)
     }
 
     pub(super) fn next_number(&self) -> u64 {

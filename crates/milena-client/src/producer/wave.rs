@@ -199,8 +199,14 @@ impl Shared {
 
     /// The connection for the node's produce requests; opened in the background if there is none.
     fn connection(self: &Arc<Self>, node: &Arc<Node>) -> Option<Connection> {
-        if let Some(connection) = node.lock().connection.clone().filter(|connection| !connection.is_closed()) {
-            return Some(connection);
+        let known = node.lock().connection.clone();
+        match known {
+            Some(connection) if !connection.is_closed() => return Some(connection),
+            // To hang up is all that a broker can say of records that nobody awaits an answer for (acks=0).
+            Some(lost) if lost.close_reason().is_some_and(|reason| !reason.is_ours()) => {
+                self.client.metadata.request_refresh();
+            }
+            Some(_) | None => {}
         }
         let found = self.client.pool.try_get(&Broker::Node(node.id), Purpose::Produce);
         node.connected(found.clone());

@@ -185,8 +185,10 @@ async fn too_large_batch_is_split_only_if_no_earlier_attempt_can_have_been_writt
     for (before, splits) in [
         (Fault::Error(ErrorCode::NOT_ENOUGH_REPLICAS), true),
         (Fault::Error(ErrorCode::THROTTLING_QUOTA_EXCEEDED), true),
+        // Refused before anything was appended, and deposed after that: the offset in the answer tells.
+        (Fault::Error(not_leader), true),
         (Fault::ErrorAfterApply(not_leader), false),
-        (Fault::Error(not_leader), false),
+        (Fault::Error(ErrorCode::KAFKA_STORAGE_ERROR), false),
         (Fault::DropBeforeApply, false),
     ] {
         let about = format!("{before:?}");
@@ -629,4 +631,28 @@ async fn throttled_producer_holds_its_requests_back_and_none_is_late() {
     soon(send(&producer, 0, 1).await).await.unwrap();
     assert!(start.elapsed() >= Duration::from_secs(2), "the broker was silent: {:?}", start.elapsed());
     assert_eq!(producer.metrics().retries, 0, "a request that may not be sent is not late");
+}
+
+#[tokio::test(start_paused = true)]
+async fn producer_that_awaits_no_answer_finds_the_new_leader_since_the_old_one_hangs_up() {
+    use milena_client::producer::Acks;
+    let broker = Broker::builder().nodes(2).topic("t", 1).seed(3).build();
+    broker.move_leader("t", 0, 0).unwrap();
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).acks(Acks::None).build().unwrap();
+    send(&producer, 0, 0).await.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    broker.move_leader("t", 0, 1).unwrap();
+    // The broker hangs up when the records have long been written to the stream.
+    broker.faults().add(produce(Fault::Delay(Duration::from_millis(2))).always());
+    for number in 1..100 {
+        send(&producer, 0, number).await.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    producer.flush().await;
+    let found = numbers(&client, "t", 0).await;
+    // What the old leader refused is lost, as acks=0 allows: at most what was sent within the first pauses.
+    let lost = 100 - found.len() as u32;
+    assert!((1..=20).contains(&lost), "{lost} lost: {found:?}");
+    assert_eq!(found[1..], (1 + lost..100).collect::<Vec<_>>(), "nothing is lost after that");
 }

@@ -149,3 +149,25 @@ async fn partition_that_became_idle_while_its_leader_was_away_is_sent_for_again(
     producer.send(record).await.unwrap().await.unwrap();
     assert!(sent.elapsed() < Duration::from_secs(1), "{:?}", sent.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn topics_that_are_asked_for_one_by_one_open_no_second_connection_to_each_broker() {
+    let nodes = 8;
+    let topics = 40;
+    let mut broker = Broker::builder().nodes(nodes).seed(5);
+    for topic in 0..topics {
+        broker = broker.topic(format!("t{topic}"), 1);
+    }
+    let broker = broker.build();
+    for topic in 0..topics {
+        broker.move_leader(&format!("t{topic}"), 0, topic % i32::from(nodes)).unwrap();
+    }
+    let client = client(&broker).await;
+    let producer = Producer::builder(&client).build().unwrap();
+    for topic in 0..topics {
+        producer.send(Record::to(&format!("t{topic}")).value("1")).await.unwrap().await.unwrap();
+    }
+    let dials: u64 = broker.requests().iter().filter(|of| of.api == ApiKey::ApiVersions).map(|of| of.count).sum();
+    // One to write to each, one to ask the bootstrap server, and one or two to ask others.
+    assert!(dials <= u64::from(nodes) + 3, "{dials} connections to {nodes} brokers");
+}

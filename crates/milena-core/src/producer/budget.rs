@@ -3,6 +3,9 @@
 //! Reserving is a compare-and-swap while there is room; a full budget is waited for in a fair queue, first come, first
 //! served. Nothing is reserved per record, only as buffers are allocated. A [`Reservation`] gives its bytes back when
 //! it drops, also from inside a dropped wait. Knows no clock: whoever waits bounds the wait.
+//!
+//! What gives back more than it takes may take from the headroom, which those who fill the budget leave alone: a full one
+//! must still be able to empty itself.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,7 +18,12 @@ use std::task::{Context, Poll, Waker};
 #[derive(Debug)]
 pub struct ByteBudget {
     limit: usize,
+    /// The limit less the headroom.
+    open: AtomicUsize,
     used: AtomicUsize,
+    /// The most that was ever used.
+    #[cfg(test)]
+    pub(crate) peak: AtomicUsize,
     /// Length of the queue, readable without its lock.
     waiting: AtomicUsize,
     queue: Mutex<Queue>,
@@ -37,7 +45,20 @@ struct Waiter {
 impl ByteBudget {
     /// A budget of `limit` bytes, none of them used.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), waiting: AtomicUsize::new(0), queue: Mutex::default() })
+        Arc::new(Self {
+            limit,
+            open: AtomicUsize::new(limit),
+            used: AtomicUsize::new(0),
+            #[cfg(test)]
+            peak: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
+        })
+    }
+
+    /// Leaves `bytes` of it, but no more than a quarter, to [`Self::try_reserve_ahead`]; the largest wish counts.
+    pub fn keep_headroom(&self, bytes: usize) {
+        self.open.fetch_min(self.limit - bytes.min(self.limit / 4), Ordering::SeqCst);
     }
 
     /// The limit it was made with.
@@ -63,9 +84,15 @@ impl ByteBudget {
         Some(Reservation { budget: Arc::clone(self), bytes })
     }
 
+    /// Reserves `bytes` if there is room, with the headroom, ahead of those who wait: for what soon gives back more.
+    pub fn try_reserve_ahead(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        self.take_within(bytes, |used| used.saturating_add(bytes) <= self.limit)
+            .then(|| Reservation { budget: Arc::clone(self), bytes })
+    }
+
     /// Reserves `bytes` whether there is room or not: the memory exists already, or must, and is paid back like any.
     pub fn book(self: &Arc<Self>, bytes: usize) -> Reservation {
-        self.used.fetch_add(bytes, Ordering::SeqCst);
+        self.add(bytes);
         Reservation { budget: Arc::clone(self), bytes }
     }
 
@@ -77,14 +104,33 @@ impl ByteBudget {
         Reserve { budget: Arc::clone(self), bytes, place: Place::New }
     }
 
+    fn add(&self, bytes: usize) {
+        let before = self.used.fetch_add(bytes, Ordering::SeqCst);
+        self.note(before + bytes);
+    }
+
+    #[inline]
+    fn note(&self, _used: usize) {
+        #[cfg(test)]
+        self.peak.fetch_max(_used, Ordering::SeqCst);
+    }
+
     fn take(&self, bytes: usize) -> bool {
+        let open = self.open.load(Ordering::Relaxed);
+        self.take_within(bytes, |used| used == 0 || used.saturating_add(bytes) <= open)
+    }
+
+    fn take_within(&self, bytes: usize, has_room: impl Fn(usize) -> bool) -> bool {
         let mut used = self.used.load(Ordering::SeqCst);
         loop {
-            if used != 0 && used.saturating_add(bytes) > self.limit {
+            if !has_room(used) {
                 return false;
             }
             match self.used.compare_exchange_weak(used, used + bytes, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return true,
+                Ok(_) => {
+                    self.note(used + bytes);
+                    return true;
+                }
                 Err(now) => used = now,
             }
         }
@@ -143,7 +189,7 @@ impl Reservation {
     /// the memory exists already.
     pub fn settle(&mut self, bytes: usize) {
         if bytes > self.bytes {
-            self.budget.used.fetch_add(bytes - self.bytes, Ordering::SeqCst);
+            self.budget.add(bytes - self.bytes);
         } else if bytes < self.bytes {
             self.budget.release(self.bytes - bytes);
         }
@@ -285,6 +331,29 @@ mod tests {
         assert_eq!(budget.used(), 120, "what exists is booked, limit or not");
         drop(first);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn headroom_is_left_to_what_gives_back_more_and_never_passes_the_limit() {
+        let budget = ByteBudget::new(100);
+        budget.keep_headroom(20);
+        budget.keep_headroom(10);
+        assert!(budget.try_reserve(81).is_some(), "whoever is alone gets what it needs");
+        let first = budget.try_reserve(80).expect("the headroom stays");
+        assert!(budget.try_reserve(1).is_none());
+        let count = Arc::new(Count::default());
+        let mut waits = budget.reserve(1);
+        assert!(poll(&mut waits, &count).is_none());
+        assert!(budget.try_reserve_ahead(21).is_none());
+        let copy = budget.try_reserve_ahead(20).expect("ahead of who waits");
+        drop(first);
+        drop(poll(&mut waits, &count).expect("granted"));
+        drop(copy);
+        assert_eq!((budget.used(), budget.peak.load(Ordering::SeqCst)), (0, 100));
+
+        let small = ByteBudget::new(100);
+        small.keep_headroom(1_000);
+        assert!(small.try_reserve(50).is_some_and(|_held| small.try_reserve(25).is_some()), "a quarter at most");
     }
 
     #[test]

@@ -57,6 +57,19 @@ impl BufferPool {
         Vec::with_capacity(capacity)
     }
 
+    /// What pays for a compressed copy of `bytes`: for as many if the budget has room, else for less. What compresses to
+    /// less than an eighth is rare, so that nothing is where there is no room for that.
+    pub fn charge_for_copy(&self, bytes: usize) -> Option<Reservation> {
+        let mut wanted = Self::capacity_for(bytes);
+        while wanted >= MIN_CAPACITY && wanted >= bytes / 8 {
+            if let Some(charge) = self.budget.try_reserve_ahead(wanted) {
+                return Some(charge);
+            }
+            wanted /= 2;
+        }
+        None
+    }
+
     /// Takes a buffer back, with its charge.
     pub fn put(&self, buffer: Vec<u8>, charge: Reservation) {
         let capacity = buffer.capacity();

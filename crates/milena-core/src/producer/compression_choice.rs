@@ -153,11 +153,13 @@ pub enum CompressionReason {
     Size,
     /// It was compressed in vain: what came out was hardly smaller, and it is sent as it was.
     NotSmaller,
+    /// `buffer.memory` had no room for what would have come out, and it is sent as it was.
+    NoRoom,
 }
 
 impl CompressionReason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Fixed,
         Self::TooSmall,
         Self::Compressible,
@@ -165,6 +167,7 @@ impl CompressionReason {
         Self::Incompressible,
         Self::Size,
         Self::NotSmaller,
+        Self::NoRoom,
     ];
 
     /// For metrics: in lower case, words joined by hyphens.
@@ -177,6 +180,7 @@ impl CompressionReason {
             Self::Incompressible => "incompressible",
             Self::Size => "size",
             Self::NotSmaller => "not-smaller",
+            Self::NoRoom => "no-room",
         }
     }
 }

@@ -141,7 +141,7 @@ pub(crate) enum Verdict {
 impl Verdict {
     /// Sorts `code`. Codes that can come from the delayed part of a produce, after the local append, are unsure
     /// (KAFKA-13574): a leader that is deposed while it waits for its followers answers `NOT_LEADER_OR_FOLLOWER`, and
-    /// the record may survive.
+    /// the record may survive. Of that one the offset in the answer tells which it is: see `Answer::is_unsure`.
     pub(crate) fn of(code: ErrorCode) -> Self {
         match code {
             ErrorCode::DUPLICATE_SEQUENCE_NUMBER => Self::Duplicate,

@@ -139,27 +139,36 @@ impl OpenBatch {
         Arc::clone(&self.completion).close(self.record_count())
     }
 
-    /// Compresses, computes the CRC, and gives the buffer back that this frees. Takes long for a large batch.
+    /// Compresses, computes the CRC, and gives the buffer back that this frees. Takes long for a large batch. Never passes
+    /// the budget: where that has no room for the copy, the records stay as they are.
     ///
     /// # Errors
     /// The codec is not in this build, or has no such level. The buffer is lost then, its charge is not.
     pub fn seal(self, choice: CompressionChoice, pool: &Arc<BufferPool>) -> Result<ProducerBatch, CompressError> {
         let Self { encoder, charge, .. } = self;
-        let compresses = choice.codec != Compression::None;
         // A buffer holds what is behind the header: with it, a batch that fills its own would be charged the next size.
         let raw_len = encoder.len() - BATCH_HEADER_LEN;
-        let output_charge = pool.budget().book(if compresses { BufferPool::capacity_for(raw_len) } else { 0 });
-        let output = if output_charge.bytes() > 0 { pool.take(&output_charge) } else { Vec::new() };
-        let at_most = choice.at_most(raw_len);
-        let (sealed, free) = encoder.seal_within(choice.codec, choice.level, output, at_most)?;
-        let (mut kept, freed) =
-            if sealed.compression() != Compression::None { (output_charge, charge) } else { (charge, output_charge) };
-        if free.capacity() > 0 {
+        let pays = choice.at_most(raw_len);
+        let copy = if choice.codec == Compression::None { None } else { pool.charge_for_copy(raw_len) };
+        let (output, at_most) = match &copy {
+            Some(copy) => (pool.take(copy), copy.bytes().min(pays)),
+            None => (Vec::new(), 0),
+        };
+        let codec = if copy.is_some() { choice.codec } else { Compression::None };
+        let (sealed, free) = encoder.seal_within(codec, choice.level, output, at_most)?;
+        let is_raw = sealed.compression() == Compression::None;
+        let (kept, freed) = match copy {
+            Some(copy) if is_raw => (charge, Some(copy)),
+            Some(copy) => (copy, Some(charge)),
+            None => (charge, None),
+        };
+        if let Some(freed) = freed {
             pool.put(free, freed);
         }
-        // A codec that made its buffer grow is charged what the batch has at least.
-        kept.settle(kept.bytes().max(sealed.wire_len() - BATCH_HEADER_LEN));
-        Ok(ProducerBatch::new(sealed, kept, Arc::clone(pool)))
+        let lacked_room = is_raw && choice.codec != Compression::None && at_most < pays;
+        let mut batch = ProducerBatch::new(sealed, kept, Arc::clone(pool));
+        batch.lacked_room = lacked_room;
+        Ok(batch)
     }
 }
 
@@ -170,11 +179,17 @@ pub struct ProducerBatch {
     sealed: Option<SealedBatch>,
     charge: Option<Reservation>,
     pool: Arc<BufferPool>,
+    lacked_room: bool,
 }
 
 impl ProducerBatch {
     fn new(sealed: SealedBatch, charge: Reservation, pool: Arc<BufferPool>) -> Self {
-        Self { sealed: Some(sealed), charge: Some(charge), pool }
+        Self { sealed: Some(sealed), charge: Some(charge), pool, lacked_room: false }
+    }
+
+    /// Whether it was to be compressed and is not, since the budget had no room for what came of it.
+    pub fn lacked_room(&self) -> bool {
+        self.lacked_room
     }
 
     /// The batch as the wire has it.

@@ -138,6 +138,13 @@ pub enum CloseReason {
     RuntimeEnded,
 }
 
+impl CloseReason {
+    /// Whether it ended without any trouble with the broker.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Closed | Self::Idle(_) | Self::RuntimeEnded)
+    }
+}
+
 /// What seems to listen where a Kafka broker should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

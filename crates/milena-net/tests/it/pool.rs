@@ -126,20 +126,75 @@ async fn a_connection_that_ended_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_that_hangs_up_after_each_welcome_is_not_flooded_with_dials() {
+async fn a_broker_that_hangs_up_after_each_welcome_is_left_alone_for_longer_and_longer() {
+    // The second stays for a while each time: longer than the first pause.
+    for stay in [Duration::ZERO, Duration::from_millis(70)] {
+        let (bench, mut peers) = bench();
+        tokio::spawn(async move {
+            while let Some(mut peer) = peers.recv().await {
+                peer.handshake().await;
+                tokio::time::sleep(stay).await;
+            }
+        });
+        for _ in 0..8 {
+            let connection = bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
+            connection.closed().await;
+        }
+        let dialed = bench.stage.dialed.lock().expect("no panic holds it").clone();
+        let waits = dialed.windows(2).map(|pair| (pair[1].1 - pair[0].1).as_millis()).collect::<Vec<_>>();
+        for (wait, pause) in waits.iter().zip([50, 100, 200, 400, 800, 1_000, 1_000]) {
+            // Spread by a fifth, as between dials that fail.
+            let least = (pause * 4 / 5).max(stay.as_millis());
+            assert!((least..=(pause * 6 / 5).min(1_000).max(least) + 1).contains(wait), "{stay:?}: {waits:?}");
+        }
+        assert_eq!(waits.len(), 7);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_hangs_up_after_a_while_of_peace_is_dialled_as_at_first() {
     let (bench, mut peers) = bench();
+    let (hang_up, mut stays) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(mut peer) = peers.recv().await {
+        while let (Some(mut peer), Some(stay)) = (peers.recv().await, stays.recv().await) {
             peer.handshake().await;
+            tokio::time::sleep(Duration::from_millis(stay)).await;
         }
     });
-    for _ in 0..5 {
+    let mut waits = Vec::new();
+    for stay in [0, 0, 0, 1_500, 0, 0] {
+        hang_up.send(stay).await.expect("the broker runs");
         let connection = bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
         connection.closed().await;
+        waits.push(match bench.pool.try_get(&ONE, Purpose::General) {
+            _ if bench.pool.backoff(&ONE).is_none() => 0,
+            _ => bench.pool.backoff(&ONE).expect("looked at it").duration_since(Instant::now()).as_millis(),
+        });
     }
-    let dialed = bench.stage.dialed.lock().expect("no panic holds it").iter().map(|dial| dial.1).collect::<Vec<_>>();
-    let waits = dialed.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect::<Vec<_>>();
-    assert!(waits.len() == 4 && waits.iter().all(|wait| (50..=51).contains(wait)), "{waits:?}");
+    let expected = [(40, 60), (80, 120), (160, 240), (0, 0), (40, 60), (80, 120)];
+    let is_near = |(wait, (least, most)): (&u128, (u128, u128))| (least..=most).contains(wait);
+    assert!(waits.iter().zip(expected).all(is_near), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_one_blow_ended_count_once() {
+    let (bench, mut peers) = bench();
+    let mut open = Vec::new();
+    for purpose in [Purpose::General, Purpose::Produce, Purpose::Fetch, Purpose::Coordination] {
+        assert!(bench.pool.try_get(&ONE, purpose).is_none());
+        let mut peer = peers.recv().await.expect("a dial");
+        peer.handshake().await;
+        open.push((bench.pool.get(&ONE, purpose).await.expect("a welcome"), peer));
+    }
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let mut wait = Duration::ZERO;
+    for (connection, peer) in open {
+        drop(peer);
+        connection.closed().await;
+        assert!(bench.pool.try_get(&ONE, Purpose::Own(1)).is_none());
+        wait = bench.pool.backoff(&ONE).expect("it hung up").duration_since(Instant::now());
+    }
+    assert!((39..=60).contains(&wait.as_millis()), "{wait:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,7 +211,8 @@ async fn a_dial_for_another_purpose_or_broker_does_not_shorten_the_pause_after_a
             tokio::spawn(peer.echo());
         }
     });
-    let pause = Duration::from_millis(50);
+    // The shortest that chance may choose.
+    let pause = Duration::from_millis(40);
     for (round, other) in [(Broker::Node(2), Purpose::General), (ONE, Purpose::Produce)].into_iter().enumerate() {
         let connection = bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
         let welcomed = Instant::now();
@@ -194,7 +250,7 @@ async fn a_dial_under_way_that_succeeds_does_not_end_the_pause_after_a_hang_up()
     assert_eq!(bench.stage.dials.load(Relaxed), 2, "within the pause nothing is dialled");
     echo_all(peers);
     bench.pool.get(&ONE, Purpose::General).await.expect("a welcome");
-    assert!((50..=51).contains(&welcomed.elapsed().as_millis()), "{:?}", welcomed.elapsed());
+    assert!((40..=61).contains(&welcomed.elapsed().as_millis()), "{:?}", welcomed.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

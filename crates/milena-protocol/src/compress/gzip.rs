@@ -15,6 +15,8 @@ const SCRATCH: usize = 8 * 1024;
 
 /// Magic, deflate, no flags, no time, no hint about the level, an unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+/// CRC and size.
+const TRAILER_LEN: usize = 8;
 /// What deflate adds at most: five bytes for each stored block, a little around them, and the trailer.
 const fn bound(length: usize) -> usize {
     HEADER.len() + length + length / 16_000 * 5 + 64
@@ -25,7 +27,15 @@ thread_local! {
     static COMPRESSOR: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) };
 }
 
-pub(super) fn compress(level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
+/// Appends at most `at_most` bytes; false if there would be more.
+pub(super) fn compress(
+    level: Option<i32>,
+    input: &[u8],
+    output: &mut Vec<u8>,
+    at_most: usize,
+) -> Result<bool, CompressError> {
+    let Some(most) = at_most.checked_sub(HEADER.len() + TRAILER_LEN) else { return Ok(false) };
+    let most = output.len().saturating_add(HEADER.len()).saturating_add(most);
     let level = level.map_or_else(Level::default, |level| Level::new(level.unsigned_abs()));
     let failed = |reason: String| CompressError::Failed { codec: Compression::Gzip, reason };
     COMPRESSOR.with_borrow_mut(|slot| {
@@ -40,21 +50,29 @@ pub(super) fn compress(level: Option<i32>, input: &[u8], output: &mut Vec<u8>) -
         loop {
             // It writes into what is reserved, and says how far it came.
             let read = compressor.total_in() as usize;
-            output.reserve(64);
+            // Not a byte beyond what is of use.
+            let room = most.saturating_sub(output.len());
+            output.reserve(room.min(64));
             match compressor.compress_vec(&input[read..], output, FlushCompress::Finish) {
                 Ok(Status::StreamEnd) => break,
                 Ok(Status::Ok | Status::BufError) => {
+                    if output.len() >= most {
+                        return Ok(false);
+                    }
                     let left = bound(input.len() - compressor.total_in() as usize);
-                    output.reserve(left);
+                    output.reserve(left.min(most - output.len()));
                 }
                 Err(error) => return Err(failed(error.to_string())),
             }
+        }
+        if output.len() > most {
+            return Ok(false);
         }
         let mut crc = Crc::new();
         crc.update(input);
         output.extend_from_slice(&crc.sum().to_le_bytes());
         output.extend_from_slice(&(input.len() as u32).to_le_bytes());
-        Ok(())
+        Ok(true)
     })
 }
 

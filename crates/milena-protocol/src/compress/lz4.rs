@@ -25,31 +25,42 @@ const WINDOW: usize = 64 * 1024;
 const MAX_EXPANSION: usize = 255;
 
 thread_local! {
-    // The table is as large as 16 KiB; a fresh one for every batch costs up to a third of compressing it.
-    static TABLE: RefCell<CompressTable> = RefCell::new(CompressTable::large());
+    static COMPRESSOR: RefCell<Compressor> = RefCell::new(Compressor { table: CompressTable::large(), block: Vec::new() });
 }
 
-pub(super) fn compress(input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
-    TABLE.with_borrow_mut(|table| {
+/// What is kept between batches.
+struct Compressor {
+    /// As large as 16 KiB; a fresh one for every batch costs up to a third of compressing it.
+    table: CompressTable,
+    /// A block that does not compress needs more room than the output may have.
+    block: Vec<u8>,
+}
+
+/// Appends at most `at_most` bytes; false if there would be more.
+pub(super) fn compress(input: &[u8], output: &mut Vec<u8>, at_most: usize) -> Result<bool, CompressError> {
+    COMPRESSOR.with_borrow_mut(|Compressor { table, block: scratch }| {
+        let Some(mut left) = at_most.checked_sub(FRAME_HEADER.len() + 4) else { return Ok(false) };
         output.extend_from_slice(&FRAME_HEADER);
         for block in input.chunks(BLOCK) {
-            let length_at = output.len();
-            let block_at = length_at + 4;
-            output.resize(block_at + get_maximum_output_size(block.len()), 0);
-            let length = compress_into_with_table(block, &mut output[block_at..], table)
+            let bound = get_maximum_output_size(block.len());
+            if scratch.len() < bound {
+                scratch.resize(bound, 0);
+            }
+            let length = compress_into_with_table(block, scratch, table)
                 .map_err(|error| CompressError::Failed { codec: Compression::Lz4, reason: error.to_string() })?;
-            let prefix = if length < block.len() {
-                output.truncate(block_at + length);
-                length as u32
-            } else {
-                output.truncate(block_at);
-                output.extend_from_slice(block);
-                block.len() as u32 | UNCOMPRESSED
+            let (prefix, stored) = match length < block.len() {
+                true => (length as u32, &scratch[..length]),
+                false => (block.len() as u32 | UNCOMPRESSED, block),
             };
-            output[length_at..block_at].copy_from_slice(&prefix.to_le_bytes());
+            left = match left.checked_sub(4 + stored.len()) {
+                Some(left) => left,
+                None => return Ok(false),
+            };
+            output.extend_from_slice(&prefix.to_le_bytes());
+            output.extend_from_slice(stored);
         }
         output.extend_from_slice(&0u32.to_le_bytes());
-        Ok(())
+        Ok(true)
     })
 }
 

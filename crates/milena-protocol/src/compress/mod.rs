@@ -110,7 +110,7 @@ impl Compression {
     }
 
     /// As [`compress`](Self::compress), where more than `at_most` bytes are of no use; says whether it is no more. If it
-    /// is, `output` may hold anything behind what it held.
+    /// is, `output` may hold anything behind what it held. Where `output` has room for `at_most` bytes, it never grows.
     ///
     /// # Errors
     /// As [`compress`](Self::compress).
@@ -121,26 +121,28 @@ impl Compression {
         output: &mut Vec<u8>,
         at_most: usize,
     ) -> Result<bool, CompressError> {
-        let start = output.len();
         if let (Some(level), Some((min, max))) = (level, self.levels())
             && !(min..=max).contains(&level)
         {
             return Err(CompressError::Level { codec: self, level, min, max });
         }
         match self {
-            Self::None => output.extend_from_slice(input),
+            Self::None if input.len() > at_most => Ok(false),
+            Self::None => {
+                output.extend_from_slice(input);
+                Ok(true)
+            }
             #[cfg(feature = "gzip")]
-            Self::Gzip => gzip::compress(level, input, output)?,
+            Self::Gzip => gzip::compress(level, input, output, at_most),
             #[cfg(feature = "snappy")]
-            Self::Snappy => snappy::compress(input, output)?,
+            Self::Snappy => snappy::compress(input, output, at_most),
             #[cfg(feature = "lz4")]
-            Self::Lz4 => lz4::compress(input, output)?,
+            Self::Lz4 => lz4::compress(input, output, at_most),
             #[cfg(feature = "zstd")]
-            Self::Zstd => return zstd::compress(level, input, output, at_most),
+            Self::Zstd => zstd::compress(level, input, output, at_most),
             #[allow(unreachable_patterns, reason = "reached only where a codec's feature is off")]
-            codec => return Err(CompressError::Unavailable { codec }),
+            codec => Err(CompressError::Unavailable { codec }),
         }
-        Ok(output.len() - start <= at_most)
     }
 
     /// How many bytes `input` would take, compressed: for a sample of what is to be compressed. Allocates nothing once

@@ -15,30 +15,50 @@ const BLOCK: usize = 32 * 1024;
 const MAX_EXPANSION: usize = 22;
 
 thread_local! {
-    // Its table is kept: a fresh one is allocated for every batch above a few KiB.
-    static ENCODER: RefCell<snap::raw::Encoder> = RefCell::new(snap::raw::Encoder::new());
+    static COMPRESSOR: RefCell<Compressor> =
+        RefCell::new(Compressor { encoder: snap::raw::Encoder::new(), block: Vec::new() });
 }
 
-pub(super) fn compress(input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
-    ENCODER.with_borrow_mut(|encoder| compress_with(encoder, input, output))
+/// What is kept between batches: a fresh table is allocated for every batch above a few KiB.
+struct Compressor {
+    encoder: snap::raw::Encoder,
+    /// A block that does not compress needs more room than the output may have.
+    block: Vec<u8>,
 }
 
-fn compress_with(encoder: &mut snap::raw::Encoder, input: &[u8], output: &mut Vec<u8>) -> Result<(), CompressError> {
+/// Appends at most `at_most` bytes; false if there would be more.
+pub(super) fn compress(input: &[u8], output: &mut Vec<u8>, at_most: usize) -> Result<bool, CompressError> {
+    COMPRESSOR.with_borrow_mut(|compressor| compress_with(compressor, input, output, at_most))
+}
+
+fn compress_with(
+    compressor: &mut Compressor,
+    input: &[u8],
+    output: &mut Vec<u8>,
+    at_most: usize,
+) -> Result<bool, CompressError> {
+    let Compressor { encoder, block: scratch } = compressor;
+    let Some(mut left) = at_most.checked_sub(HEADER_LEN) else { return Ok(false) };
     output.extend_from_slice(&MAGIC);
     output.extend_from_slice(&VERSION);
     output.extend_from_slice(&VERSION);
     for block in input.chunks(BLOCK) {
-        let length_at = output.len();
-        let block_at = length_at + 4;
-        output.resize(block_at + snap::raw::max_compress_len(block.len()), 0);
+        let bound = snap::raw::max_compress_len(block.len());
+        if scratch.len() < bound {
+            scratch.resize(bound, 0);
+        }
         let length = encoder
-            .compress(block, &mut output[block_at..])
+            .compress(block, scratch)
             .map_err(|error| CompressError::Failed { codec: Compression::Snappy, reason: error.to_string() })?;
+        left = match left.checked_sub(4 + length) {
+            Some(left) => left,
+            None => return Ok(false),
+        };
         let prefix = i32::try_from(length).expect("a block of 32 KiB stays far below 2 GiB");
-        output[length_at..block_at].copy_from_slice(&prefix.to_be_bytes());
-        output.truncate(block_at + length);
+        output.extend_from_slice(&prefix.to_be_bytes());
+        output.extend_from_slice(&scratch[..length]);
     }
-    Ok(())
+    Ok(true)
 }
 
 pub(super) fn decompress(input: &[u8], limit: usize, output: &mut Vec<u8>) -> Result<(), CompressError> {

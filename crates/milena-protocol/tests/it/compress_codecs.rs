@@ -98,6 +98,38 @@ proptest! {
     }
 }
 
+/// Whoever paid for so many bytes may not hold more, whether the input compresses or not.
+#[test]
+fn output_that_has_room_for_what_is_of_use_never_grows() {
+    // The high bits of a linear congruential generator: no codec finds anything in them.
+    let noise =
+        std::iter::successors(Some(5_u64), |seed| Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)));
+    let noise: Vec<_> = noise.map(|seed| (seed >> 56) as u8).take(150_000).collect();
+    let text: Vec<_> = (0..9_000).flat_map(|n: u32| format!("event {}, ", n * 7_919).into_bytes()).collect();
+    for codec in codecs() {
+        for input in [&noise[..], &noise[..40_000], &noise[..100], &text, &text[..50_000], b"x", b""] {
+            let whole = compressed(codec, input).len();
+            for at_most in [0, 1, 8, 20, whole / 2, whole - 1, whole, whole + 1, input.len()] {
+                let mut output = Vec::with_capacity(3 + at_most);
+                let room = output.capacity();
+                output.extend_from_slice(b"...");
+                let fits = codec.compress_within(None, input, &mut output, at_most).unwrap();
+                assert_eq!(output.capacity(), room, "{codec}: {} bytes to at most {at_most}", input.len());
+                assert!(!fits || output.len() - 3 <= at_most, "{codec}: {} of {at_most}", output.len() - 3);
+                // Where libzstd and deflate flush depends on the room: a few bytes more or less.
+                assert!(fits || at_most < whole + 16, "{codec}: {whole} bytes do not fit {at_most}");
+                assert!(!fits || at_most + 16 >= whole, "{codec}: {whole} bytes fit {at_most}");
+                if fits {
+                    assert_eq!(&output[..3], b"...");
+                    let mut back = Vec::new();
+                    codec.decompress(&output[3..], input.len(), &mut back).unwrap();
+                    assert!(back == input, "{codec}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_bomb_is_stopped_at_the_limit() {
     for codec in codecs() {

@@ -169,11 +169,6 @@ impl Links {
         })
     }
 
-    /// The number of the client.
-    pub(super) fn client(&self) -> u32 {
-        self.client
-    }
-
     /// Does something to one of the open links, if there is one.
     pub(super) fn harm(&self, which: usize, harm: Harm) {
         let state = lock(&self.state);

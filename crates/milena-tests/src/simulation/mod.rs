@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use milena_broker::Broker;
-use milena_client::producer::{Acks, Producer, ProducerConfig};
+use milena_client::producer::{Producer, ProducerConfig};
 use milena_client::{Client, ClientConfig, TimeSource};
 use milena_protocol::ApiKey;
 use tokio::sync::watch;
@@ -216,16 +216,12 @@ impl World {
     /// fetches in vain, there is a ceiling.
     fn judge_rates(&self, links: &Links, report: &mut Report) {
         const CEILING: usize = 10;
-        let producer = self.plan.producers.get(links.client() as usize);
-        let is_unheard = producer.is_some_and(|producer| producer.acks == Acks::None);
         for (node, asked, most) in links.rates() {
             let what = match asked {
                 Asked::Dial => "a connection".to_owned(),
                 Asked::VainFetch => "fetches in vain".to_owned(),
                 Asked::Request(api) => match ApiKey::try_from(api) {
                     Ok(ApiKey::Produce | ApiKey::Fetch) => continue,
-                    // To close is how a broker says that it refused something of which nobody awaits an answer.
-                    Ok(ApiKey::ApiVersions) if is_unheard => continue,
                     Ok(api) => api.name().to_owned(),
                     Err(_) => format!("request {api}"),
                 },

@@ -198,3 +198,65 @@ fn batch_that_fills_its_buffer_is_compressed_into_one_of_the_same_size() {
     assert_eq!(sealed.sealed().compression(), Compression::Lz4);
     assert_eq!(pool.budget().used(), 4_096);
 }
+
+/// Fills a budget of 64 KiB with the batches of many partitions, seals them all and drops the oldest ones, over and over;
+/// returns how many were sealed, and how many of them were compressed.
+fn under_pressure(codec: Compression, headroom: usize, noise: bool) -> (usize, usize) {
+    let pool = BufferPool::new(ByteBudget::new(64 * 1024));
+    pool.budget().keep_headroom(headroom);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut in_flight = std::collections::VecDeque::new();
+    let (mut sealed, mut compressed) = (0, 0);
+    for _ in 0..20 {
+        let mut opened = Vec::new();
+        while let Some(charge) = pool.budget().try_reserve(BufferPool::capacity_for(rng.usize(600..9_000))) {
+            let mut batch = OpenBatch::new(&pool, charge, Completion::new("t".into(), 0), Instant::now(), 1_000);
+            let mut values = Vec::new();
+            loop {
+                let text = format!("{{\"event\":{},\"name\":\"order placed\"}}", rng.u32(..));
+                let value = if noise { (0..90).map(|_| rng.u8(..)).collect() } else { text.into_bytes() };
+                if batch.append(usize::MAX, 1_000, None, Some(&value), &[]).unwrap().is_none() {
+                    break;
+                }
+                values.push(value);
+            }
+            opened.push((batch, values));
+        }
+        for (batch, values) in opened {
+            let batch = batch.seal(CompressionChoice::fixed(codec, None), &pool).unwrap();
+            let is_compressed = batch.sealed().compression() == codec;
+            assert!(is_compressed || noise || batch.lacked_room(), "{codec}: it said nothing of what it lacked");
+            sealed += 1;
+            compressed += usize::from(is_compressed);
+            in_flight.push_back((batch, values));
+        }
+        while in_flight.len() > 3 {
+            let (batch, values) = in_flight.pop_front().unwrap();
+            let parsed = RecordBatches::new(batch.sealed().to_bytes()).next().unwrap().unwrap();
+            let records = parsed.records(1 << 20).unwrap();
+            let found: Vec<_> = records.iter().map(|record| record.unwrap().value.unwrap().to_vec()).collect();
+            assert_eq!(found, values);
+            let charged = batch.charge.as_ref().unwrap().bytes();
+            let mut batch = batch;
+            let buffer = batch.sealed.take().unwrap().into_buffer().expect("no frame shares it");
+            assert!(buffer.capacity() <= charged, "{codec}: {} bytes, {charged} charged", buffer.capacity());
+        }
+    }
+    let peak = pool.budget().peak.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(peak <= 64 * 1024, "{codec}: {peak} bytes of 65536");
+    in_flight.clear();
+    assert_eq!(pool.budget().used(), 0);
+    (sealed, compressed)
+}
+
+#[test]
+fn compressing_never_passes_the_budget_however_full_it_is() {
+    for codec in Compression::ALL.into_iter().filter(|codec| *codec != Compression::None) {
+        let (sealed, compressed) = under_pressure(codec, 16 * 1024, false);
+        assert_eq!(compressed, sealed, "{codec}: the headroom is for that");
+        let (sealed, compressed) = under_pressure(codec, 0, false);
+        assert!(sealed > 100 && compressed < sealed, "{codec}: a full budget can send: {compressed} of {sealed}");
+        let (sealed, _) = under_pressure(codec, 16 * 1024, true);
+        assert!(sealed > 100, "{codec}: {sealed}");
+    }
+}

@@ -27,6 +27,8 @@ pub enum Answer {
         message: Option<Arc<str>>,
         /// The records at fault, where the broker named them (KIP-467).
         records: Vec<RecordRefusal>,
+        /// It told the offset at which it had appended the batch before it met with the error.
+        appended: bool,
     },
     /// Not a byte of it was written.
     NotSent,
@@ -64,7 +66,14 @@ impl Answer {
 
     /// Whether the batch may be in the log in spite of this.
     pub(super) fn is_unsure(&self) -> bool {
-        matches!(self, Self::Lost) || self.verdict() == Some(Verdict::RetryUnsure)
+        match self {
+            Self::Lost => true,
+            // Kafka throws it before anything is appended (`Partition.appendRecordsToLeader`), and answers base offset -1
+            // then. A leader that is deposed while it waits for its followers has an offset, and keeps it in its answer
+            // (`DelayedProduce` overwrites the error alone).
+            Self::Refused { code: ErrorCode::NOT_LEADER_OR_FOLLOWER, appended, .. } => *appended,
+            _ => self.verdict() == Some(Verdict::RetryUnsure),
+        }
     }
 }
 

@@ -370,7 +370,7 @@ impl<B: QueuedBatch> PartitionQueue<B> {
                 (Some(Verdict::TooLarge), Answer::Refused { code, message, .. }) => {
                     self.split_head(ProduceFailure::Broker { code, message });
                 }
-                (Some(Verdict::Definite), Answer::Refused { code, message, records }) => {
+                (Some(Verdict::Definite), Answer::Refused { code, message, records, .. }) => {
                     self.refuse_head(ProduceFailure::Broker { code, message }, records);
                 }
                 (Some(Verdict::Sequence), Answer::Refused { code, message, .. }) if !config.idempotent => {

@@ -162,14 +162,13 @@ impl World {
     fn serve(&mut self) {
         let Some((ticket, node, batch)) = self.requests.pop_front() else { return };
         let dice = if self.faults { self.rng.u32(0..100) } else { 99 };
-        let refused = |code| Answer::Refused { code, message: None, records: Vec::new() };
+        let answered = |code, appended| Answer::Refused { code, message: None, records: Vec::new(), appended };
+        let refused = |code| answered(code, false);
         let known = self.log.find(&batch).is_some();
         let answer = if node != self.leader.node {
             // Deposed before it read this, or while it waited for its followers (KAFKA-13574).
-            if dice < 10 {
-                let _ = self.log.append(&batch);
-            }
-            refused(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+            let appended = dice < 10 && self.log.append(&batch).is_ok();
+            answered(ErrorCode::NOT_LEADER_OR_FOLLOWER, appended)
         } else if batch.ids.len() > TOO_MANY {
             refused(ErrorCode::MESSAGE_TOO_LARGE)
         } else if batch.ids.iter().any(|id| is_bad(*id)) {
@@ -177,7 +176,7 @@ impl World {
                 is_bad(*id).then_some(RecordRefusal { index: index as u32, message: None })
             };
             let records = batch.ids.iter().enumerate().filter_map(bad).collect();
-            Answer::Refused { code: ErrorCode::INVALID_RECORD, message: None, records }
+            Answer::Refused { code: ErrorCode::INVALID_RECORD, message: None, records, appended: false }
         } else if dice < 4 {
             refused(ErrorCode::NOT_ENOUGH_REPLICAS)
         } else if dice < 6 && !known && self.ghosts.is_empty() {
@@ -187,7 +186,7 @@ impl World {
         } else {
             match self.log.append(&batch) {
                 Err(code) => refused(code),
-                Ok(_) if dice < 10 => refused(ErrorCode::REQUEST_TIMED_OUT),
+                Ok(_) if dice < 10 => answered(ErrorCode::REQUEST_TIMED_OUT, true),
                 Ok(_) if dice < 11 => refused(ErrorCode::DUPLICATE_SEQUENCE_NUMBER),
                 Ok(offset) => Answer::Acknowledged { base_offset: Some(offset), log_append_time: None },
             }

@@ -89,7 +89,7 @@ impl Bench {
     }
 
     fn refuse(&mut self, ticket: Ticket, code: ErrorCode) {
-        self.answer(ticket, Answer::Refused { code, message: None, records: Vec::new() });
+        self.answer(ticket, Answer::Refused { code, message: None, records: Vec::new(), appended: false });
     }
 
     fn resolve(&mut self) {
@@ -212,7 +212,7 @@ fn refused_records_fail_alone_and_the_rest_is_sent_on() {
     let (ticket, _) = bench.take().unwrap();
     let bad = |index| RecordRefusal { index, message: Some("no key".into()) };
     let records = vec![bad(0), bad(4), bad(99), bad(4)];
-    bench.answer(ticket, Answer::Refused { code: ErrorCode::INVALID_RECORD, message: None, records });
+    bench.answer(ticket, Answer::Refused { code: ErrorCode::INVALID_RECORD, message: None, records, appended: false });
     let mut sent = Vec::new();
     while let Ok((ticket, sequence)) = bench.take() {
         bench.acknowledge(ticket, i64::from(sequence));
