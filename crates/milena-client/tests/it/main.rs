@@ -3,6 +3,7 @@
 
 mod base;
 mod cluster;
+mod consumer_aside;
 mod consumer_assigned;
 mod consumer_close;
 mod consumer_commits;
@@ -17,6 +18,7 @@ mod consumer_prefetch;
 mod consumer_real;
 mod consumer_replicas;
 mod consumer_rig;
+mod consumer_scale;
 mod consumer_truncation;
 mod counted_link;
 mod link;
