@@ -25,6 +25,7 @@ use tokio::time::sleep_until;
 use self::plan::{Asked, Plan, Until};
 use super::config::Isolation;
 use super::outages::Awaited;
+use super::pauses::Pauses;
 use super::shared::Shared;
 use crate::error::RequestError;
 
@@ -217,12 +218,12 @@ async fn aside(shared: Arc<Shared>, asked: Asked, mut charge: Charge, wait: Dura
             shared.client.metadata.request_refresh();
             // The leaders are asked at once.
             shared.give_up_replica(node);
-            let again = shared.client.clock.now() + shared.client.config.retry_backoff;
+            let (now, pauses) = (shared.client.clock.now(), Pauses::new(&shared.client));
             let mut state = shared.state();
             state.forget_asked(&asked);
             for (partition, _) in &asked.send {
                 if state.positions.get(partition).is_some_and(|position| position.read_from() == Some(node)) {
-                    state.delay(partition, again);
+                    state.fail(partition, now, &pauses);
                 }
             }
         }

@@ -14,6 +14,7 @@ mod consumer_latency;
 mod consumer_listing;
 mod consumer_outages;
 mod consumer_parked;
+mod consumer_pauses;
 mod consumer_prefetch;
 mod consumer_real;
 mod consumer_replicas;

@@ -68,7 +68,7 @@ async fn refusals_do_not_pile_up_while_nobody_asks_for_events() {
     for _ in 0..1000 {
         let charge = Arc::new(charge(&shared));
         let refused = fetched(ErrorCode::TOPIC_AUTHORIZATION_FAILED, bytes::Bytes::new());
-        shared.take_partition(&mut shared.state(), 0, tp(0), version, refused, &charge);
+        shared.take_partition(&mut shared.state(), 0, (tp(0), version), refused, &charge, &Pauses::new(&shared.client));
     }
     assert_eq!(shared.state().events.len(), 100);
 }
@@ -152,7 +152,14 @@ async fn present_leader_alone_may_say_that_the_position_is_out_of_range() {
     shared.state().positions.prefer(&tp(0), version, 1, until);
     let answer = |node| {
         let refused = fetched(ErrorCode::OFFSET_OUT_OF_RANGE, bytes::Bytes::new());
-        shared.take_partition(&mut shared.state(), node, tp(0), version, refused, &Arc::new(charge(&shared)));
+        shared.take_partition(
+            &mut shared.state(),
+            node,
+            (tp(0), version),
+            refused,
+            &Arc::new(charge(&shared)),
+            &Pauses::new(&shared.client),
+        );
         shared.state().positions.get(&tp(0)).and_then(Position::position)
     };
     assert!(shared.state().positions.give_up_replica(&tp(0), 1, until), "another fetch failed meanwhile");
