@@ -44,7 +44,8 @@ pub struct ConsumerConfig {
     pub max_poll_interval: Duration,
     /// `fetch.min.bytes`. Default 1.
     pub fetch_min_bytes: i32,
-    /// `fetch.max.wait.ms`: how long a broker may wait for that much. Default 500 ms.
+    /// `fetch.max.wait.ms`: how long a broker may wait for that much, at most. Default 500 ms. Where the last answer brought
+    /// nothing it is the little less that the way took, so that what all brokers hold ends together.
     pub fetch_max_wait: Duration,
     /// `fetch.max.bytes`: most of one answer. Default 50 MiB.
     pub fetch_max_bytes: usize,

@@ -52,6 +52,7 @@ pub(super) struct Shared {
     pub(super) driver: Notify,
     /// Wakes all fetchers: something may be fetchable that was not.
     pub(super) fetchers: Notify,
+    pub(super) created: Instant,
     /// Numbers of our own connections, for [`milena_net::Purpose::Own`].
     pub(super) connections: Connections,
     /// Wakes what ends with the consumer.
@@ -141,6 +142,7 @@ impl Shared {
             counters: Arc::clone(&counters),
         };
         Arc::new(Self {
+            created: client.clock.now(),
             counters,
             away: AtomicUsize::new(0),
             app: Notify::new(),
