@@ -178,6 +178,9 @@ fn is_of_session(error: ErrorCode) -> bool {
 /// Starts fetches aside of what is fetchable and in no request, one of each kind at a time. Returns when there may be
 /// another to start.
 fn begin_aside(shared: &Arc<Shared>, node: i32, parked_until: Instant) -> Until {
+    if !shared.state().positions.has_changed(node) {
+        return Until::default();
+    }
     let left = parked_until.saturating_duration_since(shared.client.clock.now());
     let quick = begin_one_aside(shared, node, Kind::Quick, Duration::ZERO);
     if left > SOON {

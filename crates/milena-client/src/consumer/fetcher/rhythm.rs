@@ -98,6 +98,14 @@ mod tests {
     }
 
     #[test]
+    fn ways_that_differ_each_time_bring_about_no_more_polls() {
+        let ways = |poll: u64| ms(poll * 7_919 % 170);
+        let polls = polls(ms(3), (0..2_000).map(ways));
+        let last = polls.last().map(|(begun, _)| *begun).unwrap_or_default();
+        assert!(last >= 1_998 * MOST, "2,000 polls within {last:?}");
+    }
+
+    #[test]
     fn nothing_is_shortened_behind_a_long_way_or_after_an_answer_that_brought_something() {
         let waits = |way| polls(ms(123), [way; 12]).into_iter().map(|(_, wait)| wait).collect::<Vec<_>>();
         assert_eq!(waits(ms(63)), [MOST; 12]);

@@ -276,6 +276,11 @@ impl Positions {
         changed.filter_map(|slot| self.held.at(*slot).map(|held| (*slot, &held.partition, &held.position)))
     }
 
+    /// Whether there are any [`Self::changed`].
+    pub fn has_changed(&self, node: i32) -> bool {
+        self.node(node).is_some_and(|node| !node.changed.is_empty())
+    }
+
     /// Something beside its position decides anew whether the partition may be fetched.
     pub fn mark(&mut self, partition: &TopicPartition) {
         if let Some(slot) = self.held.slot(partition) {
