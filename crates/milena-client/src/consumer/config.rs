@@ -44,7 +44,8 @@ pub struct ConsumerConfig {
     pub max_poll_interval: Duration,
     /// `fetch.min.bytes`. Default 1.
     pub fetch_min_bytes: i32,
-    /// `fetch.max.wait.ms`: how long a broker may wait for that much. Default 500 ms.
+    /// `fetch.max.wait.ms`: how long a broker may wait for that much, at most. Default 500 ms. Where the last answer brought
+    /// nothing it is the little less that the way took, so that what all brokers hold ends together.
     pub fetch_max_wait: Duration,
     /// `fetch.max.bytes`: most of one answer. Default 50 MiB.
     pub fetch_max_bytes: usize,
@@ -153,9 +154,9 @@ fn iso_duration(text: &str) -> Option<Duration> {
     if days.is_empty() && time.is_empty() || rest.ends_with('T') {
         return None;
     }
-    let mut seconds = 0.0;
+    let mut total = Duration::ZERO;
     let mut number = String::new();
-    for (part, units) in [(days, &[('D', 86_400.0)][..]), (time, &[('H', 3600.0), ('M', 60.0), ('S', 1.0)][..])] {
+    for (part, units) in [(days, &[('D', 86_400)][..]), (time, &[('H', 3600), ('M', 60), ('S', 1)][..])] {
         let mut left = units;
         for letter in part.chars() {
             if letter.is_ascii_digit() || letter == '.' {
@@ -163,10 +164,15 @@ fn iso_duration(text: &str) -> Option<Duration> {
                 continue;
             }
             let at = left.iter().position(|(unit, _)| *unit == letter)?;
-            if letter != 'S' && number.contains('.') {
-                return None;
-            }
-            seconds += number.parse::<f64>().ok()? * left[at].1;
+            let (whole, fraction) = match number.split_once('.') {
+                Some(parted) if letter == 'S' => parted,
+                Some(_) => return None,
+                None => (&*number, ""),
+            };
+            let seconds = whole.parse::<u64>().ok()?.checked_mul(left[at].1)?;
+            // Nanoseconds are the least that there is; the digits are few enough for them to be exact.
+            let nanos = if fraction.len() <= 9 { format!("{fraction:0<9}").parse().ok()? } else { return None };
+            total = total.checked_add(Duration::new(seconds, nanos))?;
             left = &left[at + 1..];
             number.clear();
         }
@@ -174,7 +180,7 @@ fn iso_duration(text: &str) -> Option<Duration> {
             return None;
         }
     }
-    Duration::try_from_secs_f64(seconds).ok()
+    Some(total)
 }
 
 impl ConsumerConfig {
@@ -245,7 +251,34 @@ mod tests {
             config.set("auto.offset.reset", &format!("by_duration:{text}")).unwrap();
             assert_eq!(config.auto_offset_reset, OffsetReset::ByDuration(Duration::from_secs(seconds)), "{text}");
         }
-        for wrong in ["PT", "P", "1h", "PT-1S", "-PT1S", "P1.5D", "PT1.5H", "PT1S1M", "P1H", "", "PT1e3S"] {
+        // Exact, where a floating point number is not.
+        for (text, seconds, nanos) in [
+            ("PT0.000000001S", 0, 1),
+            ("PT2.675S", 2, 675_000_000),
+            ("P30000DT0.000000001S", 30_000 * 86_400, 1),
+            ("PT9007199254740993.1S", 9_007_199_254_740_993, 100_000_000),
+        ] {
+            config.set("auto.offset.reset", &format!("by_duration:{text}")).unwrap();
+            assert_eq!(config.auto_offset_reset, OffsetReset::ByDuration(Duration::new(seconds, nanos)), "{text}");
+        }
+        for wrong in [
+            "PT",
+            "P",
+            "1h",
+            "PT-1S",
+            "-PT1S",
+            "P1.5D",
+            "PT1.5H",
+            "PT1S1M",
+            "P1H",
+            "",
+            "PT1e3S",
+            "PT.5S",
+            "PT1.1.1S",
+            "PT0.1234567891S",
+            "P99999999999999999999D",
+            "P300000000000000D",
+        ] {
             assert!(config.set("auto.offset.reset", &format!("by_duration:{wrong}")).is_err(), "{wrong}");
         }
         assert!(config.set("auto.offset.reset", "smallest").is_err());

@@ -8,6 +8,7 @@
 
 mod intake;
 mod plan;
+mod rhythm;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -23,8 +24,10 @@ use milena_protocol::{ApiKey, ErrorCode, Uuid};
 use tokio::time::sleep_until;
 
 use self::plan::{Asked, Plan, Until};
+use self::rhythm::Rhythm;
 use super::config::Isolation;
 use super::outages::Awaited;
+use super::pauses::Pauses;
 use super::shared::Shared;
 use crate::error::RequestError;
 
@@ -50,21 +53,24 @@ pub(super) enum Kind {
 pub(super) async fn run(shared: Arc<Shared>, node: i32) {
     let mut session = FetchSession::new();
     let mut failures = 0;
+    let mut rhythm = Rhythm::new(shared.created, shared.config.fetch_max_wait);
     loop {
         match plan_or_wait(&shared, node, session.names_all()).await {
             Plan::Leave => break,
             Plan::Wait(_) => {}
             Plan::Fetch(mut asked, mut charge) => {
                 let begun = shared.client.clock.now();
+                let wait = rhythm.begin(begun);
                 // The end does not wait for what the broker holds back.
                 let outcome = tokio::select! {
                     biased;
-                    outcome = fetch(&shared, node, &mut session, &mut asked, &mut charge) => outcome,
+                    outcome = fetch(&shared, node, &mut session, (&mut asked, wait), &mut charge) => outcome,
                     () = shared.ended() => break,
                 };
                 match outcome {
                     Ok(reply) => {
                         failures = 0;
+                        rhythm.end(shared.client.clock.now(), reply.partitions.is_empty());
                         shared.answered(&Awaited::Broker(node));
                         shared.take_in(asked, reply, charge);
                     }
@@ -125,12 +131,11 @@ async fn fetch(
     shared: &Arc<Shared>,
     node: i32,
     session: &mut FetchSession,
-    asked: &mut Asked,
+    (asked, wait): (&mut Asked, Duration),
     charge: &mut Charge,
 ) -> Result<FetchReply, RequestError> {
     let connection = shared.client.pool.get(&Broker::Node(node), Purpose::Own(shared.connections.fetch)).await?;
     shared.remember(&connection);
-    let wait = shared.config.fetch_max_wait;
     let version = version_for(&connection, asked.have_ids)?;
     let planned = session.plan(std::mem::take(&mut asked.send), std::mem::take(&mut asked.forget));
     let frame = frame(shared, planned, version, wait, charge.bytes(), asked.may_follow)?;
@@ -173,6 +178,9 @@ fn is_of_session(error: ErrorCode) -> bool {
 /// Starts fetches aside of what is fetchable and in no request, one of each kind at a time. Returns when there may be
 /// another to start.
 fn begin_aside(shared: &Arc<Shared>, node: i32, parked_until: Instant) -> Until {
+    if !shared.state().positions.has_changed(node) {
+        return Until::default();
+    }
     let left = parked_until.saturating_duration_since(shared.client.clock.now());
     let quick = begin_one_aside(shared, node, Kind::Quick, Duration::ZERO);
     if left > SOON {
@@ -217,12 +225,12 @@ async fn aside(shared: Arc<Shared>, asked: Asked, mut charge: Charge, wait: Dura
             shared.client.metadata.request_refresh();
             // The leaders are asked at once.
             shared.give_up_replica(node);
-            let again = shared.client.clock.now() + shared.client.config.retry_backoff;
+            let (now, pauses) = (shared.client.clock.now(), Pauses::new(&shared.client));
             let mut state = shared.state();
             state.forget_asked(&asked);
             for (partition, _) in &asked.send {
                 if state.positions.get(partition).is_some_and(|position| position.read_from() == Some(node)) {
-                    state.delay(partition, again);
+                    state.fail(partition, now, &pauses);
                 }
             }
         }

@@ -218,7 +218,7 @@ impl Shared {
                 let offset = reached.offset;
                 let attempts = state.count_damage(&partition, offset);
                 if attempts <= QUIET_REFETCHES {
-                    state.not_before.remove(&partition);
+                    state.paused.forget(&partition);
                     tracing::warn!(%partition, offset, error = %source, "a damaged batch: fetching it again");
                     return None;
                 }

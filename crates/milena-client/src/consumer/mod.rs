@@ -15,6 +15,7 @@ mod listing;
 mod metrics;
 mod offsets;
 mod outages;
+mod pauses;
 mod prefetch;
 mod processed;
 mod record_set;

@@ -20,6 +20,7 @@ use super::fetcher::Kind;
 use super::hand_over::Buffer;
 use super::metrics::{Counters, add};
 use super::outages::Outages;
+use super::pauses::{Paused, Pauses};
 use super::processed::Processed;
 use crate::client::ClientInner;
 
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     pub(super) driver: Notify,
     /// Wakes all fetchers: something may be fetchable that was not.
     pub(super) fetchers: Notify,
+    pub(super) created: Instant,
     /// Numbers of our own connections, for [`milena_net::Purpose::Own`].
     pub(super) connections: Connections,
     /// Wakes what ends with the consumer.
@@ -78,8 +80,7 @@ pub(super) struct State {
     pub(super) events: VecDeque<Result<ConsumerEvent, ConsumeError>>,
     /// Partitions in a fetch aside that is under way: the node that was asked, and for which version.
     pub(super) asked: BTreeMap<TopicPartition, (i32, u64)>,
-    /// Partitions not to be fetched again before then.
-    pub(super) not_before: BTreeMap<TopicPartition, Instant>,
+    pub(super) paused: Paused,
     /// Nodes that have a fetcher, and what it may bring.
     pub(super) fetching: BTreeMap<i32, Account>,
     /// Nodes that are fetched from aside, and how.
@@ -122,7 +123,7 @@ impl Shared {
             ready: VecDeque::new(),
             events: VecDeque::new(),
             asked: BTreeMap::new(),
-            not_before: BTreeMap::new(),
+            paused: Paused::default(),
             fetching: BTreeMap::new(),
             asides: BTreeSet::new(),
             quiet: BTreeMap::new(),
@@ -141,6 +142,7 @@ impl Shared {
             counters: Arc::clone(&counters),
         };
         Arc::new(Self {
+            created: client.clock.now(),
             counters,
             away: AtomicUsize::new(0),
             app: Notify::new(),
@@ -276,8 +278,21 @@ impl State {
 
     /// The partition is not fetched before then.
     pub(super) fn delay(&mut self, partition: &TopicPartition, until: Instant) {
-        self.not_before.insert(partition.clone(), until);
+        self.paused.delay(partition, until);
         self.positions.mark(partition);
+    }
+
+    /// A fetch of the partition failed: another has to wait, the longer the more failed before it.
+    pub(super) fn fail(&mut self, partition: &TopicPartition, now: Instant, pauses: &Pauses<'_>) {
+        self.paused.fail(partition, now, pauses);
+        self.positions.mark(partition);
+    }
+
+    /// Takes over who leads the partition. Another leader is asked at once, whatever the one before refused (KIP-951).
+    pub(super) fn set_leader(&mut self, partition: &TopicPartition, leader: Option<(i32, i32)>) {
+        if self.positions.set_leader(partition, leader) && leader.is_some() {
+            self.paused.forget(partition);
+        }
     }
 
     /// Stops holding a partition.
@@ -287,7 +302,7 @@ impl State {
         self.processed.forget(partition);
         self.damaged.remove(partition);
         self.quiet.remove(partition);
-        self.not_before.remove(partition);
+        self.paused.forget(partition);
     }
 
     /// Positions of held partitions, in the order given; `None` while one is not known.
@@ -315,7 +330,7 @@ impl State {
     pub(super) fn take_divergence(&mut self, partition: &TopicPartition, divergence: Divergence) {
         add(&self.counters.truncations, 1);
         self.discard(partition);
-        self.not_before.remove(partition);
+        self.paused.forget(partition);
         match divergence {
             Divergence::Ahead => {}
             Divergence::Behind(lost) => {
@@ -347,7 +362,7 @@ impl State {
     /// Changes the course of a partition; what was fetched ahead is void.
     pub(super) fn seek(&mut self, partition: &TopicPartition, to: Start) -> bool {
         self.discard(partition);
-        self.not_before.remove(partition);
+        self.paused.forget(partition);
         self.processed.forget(partition);
         self.positions.seek(partition, to)
     }

@@ -12,9 +12,15 @@ use tokio::time::{Instant, timeout};
 use crate::consumer_group::{assigned, revoked, subscribe};
 use crate::consumer_rig::{LIMIT, Rig, assert_quiet, next, read, tp, values};
 
-/// `default.api.timeout.ms` of these clients, after the first heartbeat that fails, and what a retry backoff adds: with some
-/// seeds more than a second.
-const TOLD: Duration = Duration::from_secs(66);
+/// The longest pause before another attempt: `retry.backoff.max.ms`, and behind it `reconnect.backoff.max.ms`, where another
+/// request has found the broker gone meanwhile.
+const PAUSE: Duration = Duration::from_secs(2);
+/// `heartbeat.interval.ms`, at which the first attempt fails, `default.api.timeout.ms` from then, and the pause before the
+/// attempt that shows that it has lasted.
+const TOLD: Duration = Duration::from_secs(3 + 60 + PAUSE.as_secs());
+
+/// Each its own backoffs.
+const SEEDS: u64 = 60;
 
 async fn told(consumer: &Consumer) -> (Outage, String) {
     match timeout(LIMIT, consumer.next()).await.expect("within the limit") {
@@ -104,18 +110,33 @@ async fn partition_without_a_leader_is_told_by_name_and_others_read_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn broker_that_is_back_in_time_is_no_news() {
-    let rig = Rig::new(1, "t", 1).await;
-    let consumer = subscribe(rig.member("g"));
-    assigned(&consumer).await;
-    for _ in 0..3 {
+async fn coordinator_that_is_gone_is_told_in_time_whatever_the_backoffs() {
+    for seed in 0..SEEDS {
+        let rig = Rig::new(1, "t", 1).await.another(seed).await;
+        let consumer = subscribe(rig.member("g"));
+        assigned(&consumer).await;
         rig.broker.stop_node(0).await.unwrap();
-        assert_quiet(&consumer, Duration::from_secs(40)).await;
-        rig.broker.start_node(0).await.unwrap();
-        rig.produce("t", 0, 0..10).await;
-        assert!(matches!(next(&consumer).await, ConsumerEvent::Records(_)));
-        // The coordinator is found again after its own backoff: a node that stops before is one that was never back.
-        assert_quiet(&consumer, Duration::from_secs(5)).await;
+        let start = Instant::now();
+        while told(&consumer).await.0.awaited != Awaited::Coordinator("g".to_owned()) {}
+        assert!(start.elapsed() < TOLD, "seed {seed}: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn broker_that_is_back_in_time_is_no_news() {
+    for seed in 0..SEEDS {
+        let rig = Rig::new(1, "t", 1).await.another(seed).await;
+        let consumer = subscribe(rig.member("g"));
+        assigned(&consumer).await;
+        for _ in 0..3 {
+            rig.broker.stop_node(0).await.unwrap();
+            assert_quiet(&consumer, Duration::from_secs(40)).await;
+            rig.broker.start_node(0).await.unwrap();
+            rig.produce("t", 0, 0..10).await;
+            assert!(matches!(next(&consumer).await, ConsumerEvent::Records(_)), "seed {seed}");
+            // Records come at once; a node that stops before the next attempt to find the coordinator was never back for it.
+            assert_quiet(&consumer, PAUSE).await;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod base;
 mod cluster;
+mod consumer_aside;
 mod consumer_assigned;
 mod consumer_close;
 mod consumer_commits;
@@ -13,10 +14,12 @@ mod consumer_latency;
 mod consumer_listing;
 mod consumer_outages;
 mod consumer_parked;
+mod consumer_pauses;
 mod consumer_prefetch;
 mod consumer_real;
 mod consumer_replicas;
 mod consumer_rig;
+mod consumer_scale;
 mod consumer_truncation;
 mod counted_link;
 mod link;

@@ -114,6 +114,8 @@ struct Rare {
     unresolved: Option<Unresolved>,
     /// The question is not put before.
     not_before: Option<Instant>,
+    /// How often in a row the question had no answer.
+    failures: u32,
     /// The replica that the leader named to read from, and until when.
     preferred: Option<(i32, Instant)>,
     /// A replica failed: until then the leader is not asked for another.
@@ -249,17 +251,21 @@ impl Positions {
     }
 
     /// Takes over what metadata says of the leader: node and epoch. Another one is asked whether it has what was read, and
-    /// which replica to read from.
-    pub fn set_leader(&mut self, partition: &TopicPartition, leader: Option<(i32, i32)>) {
+    /// which replica to read from, and does not pay for what the one before could not answer. Says whether it is another.
+    pub fn set_leader(&mut self, partition: &TopicPartition, leader: Option<(i32, i32)>) -> bool {
         if self.get(partition).is_none_or(|position| position.leader == leader) {
-            return;
+            return false;
         }
-        self.update_held(partition, |position| {
+        let changed = self.update_held(partition, |position| {
             position.leader = leader;
             position.set_preferred(None);
             position.set_leader_only(None);
+            if leader.is_some() && position.unresolved() != Some(Unresolved::Committed) {
+                position.forget_failures();
+            }
             position.revalidate();
         });
+        changed.is_some()
     }
 
     /// The leader named a replica to read from, for so long.
@@ -315,11 +321,14 @@ impl Positions {
         self.held.asking().filter_map(|(_, _, position)| position.not_before()).min()
     }
 
-    /// No answer: ask again, not before `at`.
-    pub fn ask_again(&mut self, partition: &TopicPartition, version: u64, at: Instant) {
+    /// No answer: ask again, not before `at` says, which is told how often in a row there had been none before.
+    pub fn ask_again(&mut self, partition: &TopicPartition, version: u64, at: impl FnOnce(u32) -> Instant) {
         self.update(partition, version, |position| {
             position.asking = false;
-            position.set_not_before(Some(at));
+            position.set_rare(|rare| {
+                rare.not_before = Some(at(rare.failures));
+                rare.failures = rare.failures.saturating_add(1);
+            });
         });
     }
 
@@ -433,7 +442,7 @@ impl Position {
     fn settle_at(&mut self, offset: EpochOffset) {
         self.set_unresolved(None);
         self.asking = false;
-        self.set_not_before(None);
+        self.forget_failures();
         self.position = offset;
         self.fetch_offset = offset;
         self.revalidate();
@@ -457,7 +466,7 @@ impl Position {
         self.set_unresolved(Some(unresolved));
         self.unvalidated = false;
         self.asking = false;
-        self.set_not_before(None);
+        self.forget_failures();
     }
 
     fn set_rare(&mut self, set: impl FnOnce(&mut Rare)) {
@@ -480,9 +489,10 @@ impl Position {
         self.rare.as_ref()?.not_before
     }
 
-    fn set_not_before(&mut self, at: Option<Instant>) {
-        if self.not_before() != at {
-            self.set_rare(|rare| rare.not_before = at);
+    /// The question was answered, is another, or is put to another node.
+    fn forget_failures(&mut self) {
+        if self.not_before().is_some() {
+            self.set_rare(|rare| (rare.not_before, rare.failures) = (None, 0));
         }
     }
 

@@ -228,9 +228,7 @@ impl World {
             };
             let known = report.most_asked.entry(what.clone()).or_default();
             *known = most.max(*known);
-            // What a broker has not got yet, or not any more, is asked for again each `retry.backoff.ms`.
-            let is_again = matches!(asked, Asked::VainFetch) || what == ApiKey::OffsetForLeaderEpoch.name();
-            if most > if is_again { CEILING * 3 / 2 } else { CEILING } {
+            if most > CEILING {
                 lock(&self.history).violated(Violation::Storm { node, what, requests: most });
             }
         }

@@ -83,7 +83,6 @@ pub(super) struct Driver {
     closing: Option<(Instant, Vec<oneshot::Sender<bool>>)>,
     /// The client is closed, and nothing more can be said to the group.
     is_stranded: bool,
-    questions_failed: u32,
     /// While it has a membership or partitions to lose by standing still.
     stake: Option<Stake>,
 }
@@ -123,7 +122,6 @@ impl Driver {
             revocations: 0,
             closing: None,
             is_stranded: false,
-            questions_failed: 0,
             stake: None,
             shared,
         }

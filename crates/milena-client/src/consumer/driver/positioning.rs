@@ -13,6 +13,7 @@ use crate::consumer::config::Isolation;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::offsets::{self, Answers, Listed, OffsetAndMetadata};
 use crate::consumer::outages::Awaited;
+use crate::consumer::pauses::Pauses;
 use crate::consumer::wire::is_about_coordinator;
 use crate::error::RequestError;
 
@@ -115,25 +116,16 @@ impl Driver {
         by_leader
     }
 
-    fn retry_at(&mut self, now: Instant) -> Instant {
-        let backoff = self.shared.client.retry_backoff();
-        let wait = self.shared.client.chance.with(|rng| backoff.delay(self.questions_failed, rng));
-        self.questions_failed = self.questions_failed.saturating_add(1);
-        now + wait
-    }
-
     pub(super) fn take_committed(
-        &mut self,
+        &self,
         now: Instant,
         questions: Vec<Question>,
         answers: Result<Answers<Option<OffsetAndMetadata>>, ErrorCode>,
     ) {
-        let again = self.retry_at(now);
+        let pauses = Pauses::new(&self.shared.client);
+        let again = |failures| now + pauses.after(failures);
         let answers = match answers {
-            Ok(answers) => {
-                self.questions_failed = 0;
-                answers
-            }
+            Ok(answers) => answers,
             Err(error) => {
                 if matches!(error, ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE) {
                     self.forget_coordinator();
@@ -156,7 +148,7 @@ impl Driver {
                     errors.extend(taken.err().map(ConsumeError::from));
                 }
                 Some(Err(error)) if !error.is_retriable() => {
-                    state.positions.ask_again(&question.partition, question.version, now + REFUSED);
+                    state.positions.ask_again(&question.partition, question.version, |_| now + REFUSED);
                     let source = RequestError::broker("the committed offset", *error, None);
                     errors.push(ConsumeError::Partition { partition: question.partition, source });
                 }
@@ -169,17 +161,15 @@ impl Driver {
     }
 
     pub(super) fn take_listed(
-        &mut self,
+        &self,
         now: Instant,
         questions: Vec<Question>,
         answers: Result<Answers<Listed>, RequestError>,
     ) {
-        let again = self.retry_at(now);
+        let pauses = Pauses::new(&self.shared.client);
+        let again = |failures| now + pauses.after(failures);
         let answers = match answers {
-            Ok(answers) => {
-                self.questions_failed = 0;
-                answers
-            }
+            Ok(answers) => answers,
             Err(error) => {
                 tracing::debug!(%error, "offsets by time had no answer");
                 Vec::new()
@@ -203,7 +193,7 @@ impl Driver {
                     state.positions.handle_offset(&question.partition, question.version, offset);
                 }
                 Some(Err(error)) if !error.is_retriable() => {
-                    state.positions.ask_again(&question.partition, question.version, now + REFUSED);
+                    state.positions.ask_again(&question.partition, question.version, |_| now + REFUSED);
                     let source = RequestError::broker("an offset by time", *error, None);
                     errors.push(ConsumeError::Partition { partition: question.partition, source });
                 }
@@ -223,16 +213,16 @@ impl Driver {
 
     /// What leaders say of the logs that were read.
     pub(super) fn take_epoch_ends(
-        &mut self,
+        &self,
         now: Instant,
         questions: Vec<Question>,
         answers: Result<Option<Answers<Option<EpochOffset>>>, RequestError>,
     ) {
-        let again = self.retry_at(now);
+        let pauses = Pauses::new(&self.shared.client);
+        let again = |failures| now + pauses.after(failures);
         let wall = self.shared.client.clock.wall_millis();
         let (answers, can_tell) = match answers {
             Ok(answers) => {
-                self.questions_failed = 0;
                 let can_tell = answers.is_some();
                 (answers.unwrap_or_default(), can_tell)
             }
@@ -254,7 +244,7 @@ impl Driver {
                     }
                 }
                 Some(Err(error)) if !error.is_retriable() => {
-                    state.positions.ask_again(&partition, version, now + REFUSED);
+                    state.positions.ask_again(&partition, version, |_| now + REFUSED);
                     let source = RequestError::broker("the end of a leader's epoch", *error, None);
                     state.push(Err(ConsumeError::Partition { partition, source }));
                 }

@@ -8,7 +8,7 @@ use crate::consumer::test_rig::{shared, tp};
 async fn leader_that_names_no_end_of_its_log_is_asked_again_after_a_while() {
     let (shared, _client) = shared(ConsumerConfig::default()).await;
     let (_commands, to_do) = mpsc::channel(1);
-    let mut driver = Driver::new(Arc::clone(&shared), to_do);
+    let driver = Driver::new(Arc::clone(&shared), to_do);
     for (start, timestamp, asked_next) in [
         (Start::Beginning, EARLIEST, EARLIEST),
         (Start::End, LATEST, LATEST),

@@ -117,7 +117,7 @@ impl Driver {
                 }
                 let topic_id = snapshot.topic(&partition.topic).map_or(Uuid::ZERO, |topic| topic.id);
                 state.positions.set_topic_id(&partition, topic_id);
-                state.positions.set_leader(&partition, leader.map(|(node, epoch)| (node, epoch.unwrap_or(-1))));
+                state.set_leader(&partition, leader.map(|(node, epoch)| (node, epoch.unwrap_or(-1))));
             }
             match &state.subscription {
                 Subscription::Matching(filter) => Some(Arc::clone(filter)),

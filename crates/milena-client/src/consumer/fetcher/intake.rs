@@ -18,6 +18,7 @@ use super::{Kind, REFUSED};
 use crate::consumer::error::ConsumeError;
 use crate::consumer::hand_over::Fetched;
 use crate::consumer::metrics::add;
+use crate::consumer::pauses::Pauses;
 use crate::consumer::shared::{Shared, State};
 use crate::error::RequestError;
 
@@ -41,6 +42,7 @@ impl Shared {
         let charge = Arc::new(charge);
         add(&self.counters.fetches, 1);
         add(&self.counters.fetches_aside, usize::from(kind != Kind::Session));
+        let pauses = Pauses::new(&self.client);
         let mut stale = false;
         let came: Vec<TopicPartition> = {
             let mut came = Vec::new();
@@ -68,7 +70,7 @@ impl Shared {
                 if !fetched.records.is_empty() {
                     came.push(partition.clone());
                 }
-                stale |= self.take_partition(&mut state, node, partition, version, fetched, &charge);
+                stale |= self.take_partition(&mut state, node, (partition, version), fetched, &charge, &pauses);
             }
             came
         };
@@ -90,10 +92,10 @@ impl Shared {
         &self,
         state: &mut State,
         node: i32,
-        partition: TopicPartition,
-        version: u64,
+        (partition, version): (TopicPartition, u64),
         fetched: FetchedPartition,
         charge: &Arc<Charge>,
+        pauses: &Pauses<'_>,
     ) -> bool {
         let now = self.client.clock.now();
         let error = fetched.error_code;
@@ -115,7 +117,7 @@ impl Shared {
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 if state.buffers.get(&partition).is_some_and(|buffer| !buffer.is_empty()) {
                     // What was fetched before is good and comes first.
-                    state.delay(&partition, now + self.client.config.retry_backoff);
+                    state.fail(&partition, now, pauses);
                     return false;
                 }
                 let wall = self.client.clock.wall_millis();
@@ -129,9 +131,10 @@ impl Shared {
             error if error.is_retriable() && self.is_elsewhere(state, &partition, node) => return true,
             error => {
                 let refresh = error.is_retriable() || error == ErrorCode::UNKNOWN_TOPIC_ID;
-                let pause = if refresh { self.client.config.retry_backoff } else { REFUSED };
-                state.delay(&partition, now + pause);
-                if !refresh {
+                if refresh {
+                    state.fail(&partition, now, pauses);
+                } else {
+                    state.delay(&partition, now + REFUSED);
                     let source = RequestError::broker(format!("fetch of {partition}"), error, None);
                     state.push(Err(ConsumeError::Partition { partition, source }));
                 }
@@ -151,10 +154,11 @@ impl Shared {
             return false;
         }
         if let Some(replica) = fetched.preferred_read_replica {
-            return self.follow(state, &partition, version, replica.0);
+            return self.follow(state, (&partition, version), replica.0, pauses);
         }
         let (high, stable) = (fetched.high_watermark, fetched.last_stable_offset);
         state.positions.observe(&partition, version, high, stable);
+        state.paused.forget(&partition);
         let batches = RecordBatches::new(fetched.records);
         let Some(from) = state.positions.current(&partition, version).and_then(|position| position.fetch_offset())
         else {
@@ -200,14 +204,20 @@ impl Shared {
     }
 
     /// The leader named a replica to read from.
-    fn follow(&self, state: &mut State, partition: &TopicPartition, version: u64, replica: i32) -> bool {
+    fn follow(
+        &self,
+        state: &mut State,
+        (partition, version): (&TopicPartition, u64),
+        replica: i32,
+        pauses: &Pauses<'_>,
+    ) -> bool {
         let now = self.client.clock.now();
         if self.client.metadata.snapshot().broker(replica).is_some() {
             state.positions.prefer(partition, version, replica, now + self.client.config.metadata_max_age);
             return false;
         }
         // Nobody knows where that is: the leader is asked again when metadata may tell.
-        state.delay(partition, now + self.client.config.retry_backoff);
+        state.fail(partition, now, pauses);
         true
     }
 
@@ -215,7 +225,7 @@ impl Shared {
     fn is_elsewhere(&self, state: &mut State, partition: &TopicPartition, node: i32) -> bool {
         let leader = self.client.metadata.snapshot().leader(&partition.topic, partition.partition);
         let Some((leader, epoch)) = leader else { return false };
-        state.positions.set_leader(partition, Some((leader, epoch.unwrap_or(-1))));
+        state.set_leader(partition, Some((leader, epoch.unwrap_or(-1))));
         leader != node
     }
 

@@ -91,13 +91,10 @@ impl Shared {
         }
         let held = state.positions.fetchable(node).max(1);
         let share = (self.client.prefetch.budget.share() / held).max(self.config.max_partition_fetch_bytes);
-        let (mut wanted, mut unwanted, mut due) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
         let mut members = state.positions.members(node);
         for (slot, partition, position) in state.positions.changed(node) {
             let is_member = position.is_member();
-            if state.not_before.get(partition).is_some_and(|at| *at <= now) {
-                due.push(partition.clone());
-            }
             match self.judge_partition(state, &snapshot, node, kind, (now, share), partition, position) {
                 Verdict::Now(target, version) => {
                     members += usize::from(!is_member);
@@ -116,9 +113,6 @@ impl Shared {
         }
         let count = if kind == Kind::Session { members } else { wanted.len() };
         let charge = (count > 0).then(|| self.reserve(state, account, kind, count)).flatten();
-        for partition in due {
-            state.not_before.remove(&partition);
-        }
         let Some(charge) = charge else {
             until.room |= count > 0;
             return Plan::Wait(until);
@@ -165,7 +159,7 @@ impl Shared {
         if full {
             return Verdict::Full;
         }
-        if let Some(at) = state.not_before.get(partition).copied().filter(|at| now < *at) {
+        if let Some(at) = state.paused.until(partition, now) {
             return Verdict::Later(at);
         }
         let topic_id = snapshot.topic(&partition.topic).map_or(Uuid::ZERO, |topic| topic.id);

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use milena_broker::Broker as Embedded;
 use milena_core::consumer::positions::{Position, Start};
 use milena_core::consumer::prefetch::Wish;
+use milena_protocol::NodeId;
 use milena_protocol::compress::Compression;
 use milena_protocol::fetch::{FetchedPartition, FetchedTopic};
 use milena_protocol::record::BatchEncoder;
@@ -67,7 +68,7 @@ async fn refusals_do_not_pile_up_while_nobody_asks_for_events() {
     for _ in 0..1000 {
         let charge = Arc::new(charge(&shared));
         let refused = fetched(ErrorCode::TOPIC_AUTHORIZATION_FAILED, bytes::Bytes::new());
-        shared.take_partition(&mut shared.state(), 0, tp(0), version, refused, &charge);
+        shared.take_partition(&mut shared.state(), 0, (tp(0), version), refused, &charge, &Pauses::new(&shared.client));
     }
     assert_eq!(shared.state().events.len(), 100);
 }
@@ -151,7 +152,14 @@ async fn present_leader_alone_may_say_that_the_position_is_out_of_range() {
     shared.state().positions.prefer(&tp(0), version, 1, until);
     let answer = |node| {
         let refused = fetched(ErrorCode::OFFSET_OUT_OF_RANGE, bytes::Bytes::new());
-        shared.take_partition(&mut shared.state(), node, tp(0), version, refused, &Arc::new(charge(&shared)));
+        shared.take_partition(
+            &mut shared.state(),
+            node,
+            (tp(0), version),
+            refused,
+            &Arc::new(charge(&shared)),
+            &Pauses::new(&shared.client),
+        );
         shared.state().positions.get(&tp(0)).and_then(Position::position)
     };
     assert!(shared.state().positions.give_up_replica(&tp(0), 1, until), "another fetch failed meanwhile");
@@ -191,6 +199,27 @@ async fn fetcher_waits_for_room_only_where_room_is_what_it_lacks() {
     assert!(!freed.as_mut().enable());
     drop(held);
     assert!(freed.as_mut().enable(), "and it hears of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_wakes_who_waits_for_room_and_others_only_for_a_partition_that_may_be_theirs() {
+    let of = |error_code| fetched(error_code, bytes::Bytes::new());
+    let preferred = FetchedPartition { preferred_read_replica: Some(NodeId(0)), ..of(ErrorCode::NONE) };
+    for (partition, moves) in
+        [(None, false), (Some(preferred), true), (Some(of(ErrorCode::NOT_LEADER_OR_FOLLOWER)), true)]
+    {
+        let (shared, _client) = of_two_nodes().await;
+        let (asked, mut charge) = asked(shared.plan(0, Kind::Session, true));
+        let (room, change) = (shared.client.prefetch.room.notified(), shared.fetchers.notified());
+        tokio::pin!(room, change);
+        assert!(!room.as_mut().enable() && !change.as_mut().enable());
+        // What was reserved for it, of what all consumers of the client share, did not come.
+        assert!(charge.bytes() > 100_000);
+        charge.settle(20);
+        let partitions: Vec<FetchedPartition> = partition.into_iter().collect();
+        shared.take_in(asked, FetchReply { partitions, ..FetchReply::default() }, charge);
+        assert_eq!((room.as_mut().enable(), change.as_mut().enable()), (true, moves));
+    }
 }
 
 /// Counts how often a future is polled.

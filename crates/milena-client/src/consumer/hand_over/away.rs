@@ -21,7 +21,7 @@ const LARGE_COMPRESSED: usize = 64 << 10;
 /// Others are merely checked, many times faster.
 const LARGE: usize = 256 << 10;
 /// How many a consumer has read at a time.
-static MOST: LazyLock<usize> =
+pub(super) static MOST: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(4, |found| found.get().max(4)));
 /// Before a batch whose reading panicked is fetched again.
 const AFTER_PANIC: Duration = Duration::from_secs(1);

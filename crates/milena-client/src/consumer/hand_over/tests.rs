@@ -194,3 +194,53 @@ async fn part_that_is_being_read_counts_as_fetched_ahead() {
     assert!(shared.put_back(taken, Step::End(end)).is_none());
     assert_eq!(held(&shared), (0, 0));
 }
+
+#[test]
+fn no_more_are_read_ahead_at_a_time_than_may_be_and_who_asks_reads_on() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        // In real time, for in virtual time nothing is elsewhere.
+        let broker = milena_broker::Broker::builder().topic("t", 1).build();
+        let address = broker.listen("127.0.0.1:0").await.expect("a free port")[0].to_string();
+        let client =
+            crate::Client::builder().bootstrap(address).expect("an address").build().await.expect("it answers");
+        let shared = Shared::new(Arc::clone(client.inner()), config());
+        let most = i32::try_from(*away::MOST).expect("few");
+        shared.state().assign((0..most + 2).map(|partition| (tp(partition), Start::Offset(0))));
+        // The one thread there is for it is busy.
+        let (release, busy) = std::sync::mpsc::channel::<()>();
+        let other = tokio::task::spawn_blocking(move || busy.recv());
+        let mut large = BatchEncoder::new(Vec::new(), 0);
+        large.append(0, None, Some(&vec![7; 300 << 10]), &[]).expect("fits");
+        let large = large.seal(Compression::None, None).expect("seals").to_bytes();
+        for partition in (0..most + 2).map(tp) {
+            let mut state = shared.state();
+            let version = state.positions.get(&partition).expect("held").version;
+            let part = part(version, std::slice::from_ref(&large), &[], rig::charge(&shared));
+            state.buffers.entry(partition.clone()).or_default().push(part);
+            state.make_ready(&partition);
+            shared.send_away(state, &partition);
+        }
+        let next = || shared.hand_over().map(|set| set.expect("sound").partition());
+        assert_eq!((next(), next(), next()), (Some(most), Some(most + 1), None), "those that nobody reads ahead");
+        assert_eq!(shared.away.load(std::sync::atomic::Ordering::Acquire), *away::MOST);
+        release.send(()).expect("it waits");
+        let mut seen = Vec::new();
+        let read = async {
+            while seen.len() < *away::MOST {
+                let came = shared.app.notified();
+                tokio::pin!(came);
+                came.as_mut().enable();
+                match next() {
+                    Some(partition) => seen.push(partition),
+                    None => came.await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("they come back");
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..most));
+        other.await.expect("no panic").expect("released");
+        shared.end();
+    });
+}

@@ -2,6 +2,7 @@
 //! changed since their node's fetch session was told (KIP-227), which have a question, whose time runs out next. Kept
 //! with each change, so that no turn of a consumer looks at partitions that are idle.
 
+mod partitions;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use std::time::Instant;
 
 use milena_protocol::Uuid;
 
+use self::partitions::Partitions;
 use self::slots::Slots;
 use super::{Position, Positions};
 use crate::consumer::TopicPartition;
@@ -33,7 +35,7 @@ pub(super) struct Member {
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    topics: BTreeMap<Arc<str>, BTreeMap<i32, Slot>>,
+    topics: BTreeMap<Arc<str>, Partitions>,
     slots: Slots,
     nodes: BTreeMap<i32, Node>,
     asking: BTreeSet<Slot>,
@@ -113,7 +115,7 @@ impl Index {
         self.unlist(slot, Facts::of(&self.at(slot)?.position), Facts::NONE);
         let held = self.slots.take(slot)?;
         if let Some(partitions) = self.topics.get_mut(&partition.topic) {
-            partitions.remove(&partition.partition);
+            partitions.remove(partition.partition);
             if partitions.is_empty() {
                 self.topics.remove(&partition.topic);
             }
@@ -122,7 +124,7 @@ impl Index {
     }
 
     pub(super) fn slot(&self, partition: &TopicPartition) -> Option<Slot> {
-        self.topics.get(&partition.topic)?.get(&partition.partition).copied()
+        self.topics.get(&partition.topic)?.get(partition.partition)
     }
 
     fn at(&self, slot: Slot) -> Option<&Held> {
@@ -202,8 +204,8 @@ impl Index {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &Position)> {
-        let slots = self.topics.values().flat_map(BTreeMap::values);
-        slots.filter_map(|slot| self.at(*slot)).map(|held| (&held.partition, &held.position))
+        let slots = self.topics.values().flat_map(Partitions::slots);
+        slots.filter_map(|slot| self.at(slot)).map(|held| (&held.partition, &held.position))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -274,6 +276,11 @@ impl Positions {
     pub fn changed(&self, node: i32) -> impl Iterator<Item = (Slot, &TopicPartition, &Position)> {
         let changed = self.node(node).into_iter().flat_map(|node| &node.changed);
         changed.filter_map(|slot| self.held.at(*slot).map(|held| (*slot, &held.partition, &held.position)))
+    }
+
+    /// Whether there are any [`Self::changed`].
+    pub fn has_changed(&self, node: i32) -> bool {
+        self.node(node).is_some_and(|node| !node.changed.is_empty())
     }
 
     /// Something beside its position decides anew whether the partition may be fetched.

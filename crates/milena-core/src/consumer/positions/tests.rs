@@ -74,7 +74,7 @@ fn committed_offset_wins_over_the_policy_and_a_retry_waits() {
     let mut positions = assigned(OffsetReset::Latest, Start::Committed);
     let question = positions.questions(now).pop().unwrap();
     let later = now + Duration::from_secs(1);
-    positions.ask_again(&tp(), question.version, later);
+    positions.ask_again(&tp(), question.version, |_| later);
     assert!(positions.questions(now).is_empty());
     assert_eq!(positions.next_timeout(), Some(later));
     let question = positions.questions(later).pop().unwrap();
@@ -87,13 +87,61 @@ fn question_that_cannot_be_put_wakes_nobody() {
     let now = Instant::now();
     let mut positions = assigned(OffsetReset::Latest, Start::End);
     let question = positions.questions(now).pop().unwrap();
-    positions.ask_again(&tp(), question.version, now);
+    let later = now + Duration::from_secs(1);
+    positions.ask_again(&tp(), question.version, |_| later);
     positions.set_leader(&tp(), None);
-    assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
-    positions.set_leader(&tp(), Some((1, 6)));
-    assert_eq!(positions.next_timeout(), Some(now));
+    assert_eq!((positions.questions(later), positions.next_timeout()), (vec![], None));
+    let mut positions = assigned(OffsetReset::Latest, Start::End);
+    let question = positions.questions(now).pop().unwrap();
+    positions.ask_again(&tp(), question.version, |_| later);
+    assert_eq!(positions.next_timeout(), Some(later));
     positions.hold_back(&tp());
-    assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None));
+    assert_eq!((positions.questions(later), positions.next_timeout()), (vec![], None));
+}
+
+/// How often in a row the question was told to have had no answer, when it has none again.
+fn fail(positions: &mut Positions, now: Instant) -> u32 {
+    let question = positions.questions(now).pop().expect("it is put");
+    let mut failures = None;
+    positions.ask_again(&tp(), question.version, |before| {
+        failures = Some(before);
+        now
+    });
+    failures.expect("it is the question that was put")
+}
+
+#[test]
+fn failures_in_a_row_are_counted_until_there_is_an_answer_another_question_or_another_leader() {
+    let now = Instant::now();
+    let mut positions = assigned(OffsetReset::Latest, Start::End);
+    assert_eq!([0; 3].map(|_| fail(&mut positions, now)), [0, 1, 2]);
+    assert!(!positions.set_leader(&tp(), Some((1, 5))));
+    assert_eq!(fail(&mut positions, now), 3, "the same leader");
+    assert!(positions.set_leader(&tp(), Some((2, 6))));
+    assert_eq!(positions.next_timeout(), None, "another is asked at once");
+    assert_eq!([0; 2].map(|_| fail(&mut positions, now)), [0, 1]);
+    positions.seek(&tp(), Start::Beginning);
+    assert_eq!([0; 2].map(|_| fail(&mut positions, now)), [0, 1]);
+    let question = positions.questions(now).pop().unwrap();
+    positions.handle_offset(&tp(), question.version, EpochOffset { offset: 3, epoch: 4 });
+    // The log is in doubt after the next change of leader, which is a question of its own.
+    positions.set_leader(&tp(), Some((1, 7)));
+    assert_eq!([0; 2].map(|_| fail(&mut positions, now)), [0, 1]);
+    let question = positions.questions(now).pop().unwrap();
+    let end = Some(EpochOffset { offset: 9, epoch: 4 });
+    assert_eq!(positions.handle_epoch_answer(0, &tp(), question.version, question.unresolved, end), None);
+    assert_eq!((positions.fetchable(1), positions.next_timeout()), (1, None));
+    positions.set_leader(&tp(), Some((1, 8)));
+    assert_eq!(fail(&mut positions, now), 0);
+}
+
+#[test]
+fn coordinator_is_not_asked_sooner_because_a_leader_changed() {
+    let now = Instant::now();
+    let mut positions = assigned(OffsetReset::Latest, Start::Committed);
+    assert_eq!(fail(&mut positions, now), 0);
+    positions.set_leader(&tp(), Some((2, 6)));
+    assert_eq!((positions.next_timeout(), fail(&mut positions, now)), (Some(now), 1));
 }
 
 #[test]

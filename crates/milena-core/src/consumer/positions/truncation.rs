@@ -49,8 +49,7 @@ impl Positions {
         let position = self.current(partition, version)?;
         let (fetch_offset, position) = (position.fetch_offset, position.position);
         self.update(partition, version, |position| {
-            position.unvalidated = false;
-            position.asking = false;
+            position.settle_doubt();
         });
         match end {
             Some(end) if end.offset >= fetch_offset.offset => {
@@ -103,7 +102,10 @@ impl Positions {
         end: Option<EpochOffset>,
     ) -> Option<Divergence> {
         if self.current(partition, version)?.doubt() != Some(asked) {
-            self.update(partition, version, |position| position.asking = false);
+            self.update(partition, version, |position| {
+                position.asking = false;
+                position.forget_failures();
+            });
             return None;
         }
         self.handle_epoch_end(wall, partition, version, end)
@@ -112,8 +114,7 @@ impl Positions {
     /// The leader can't say where epochs end (before Kafka 2.3): nothing is in doubt.
     pub fn skip_validation(&mut self, partition: &TopicPartition, version: u64) {
         self.update(partition, version, |position| {
-            position.unvalidated = false;
-            position.asking = false;
+            position.settle_doubt();
         });
     }
 }
@@ -129,6 +130,12 @@ impl Position {
             self.asking = false;
         }
         self.unvalidated = is_settled && epoch >= 0 && self.leader.is_some_and(|(_, leader)| leader > epoch);
+    }
+
+    fn settle_doubt(&mut self) {
+        self.unvalidated = false;
+        self.asking = false;
+        self.forget_failures();
     }
 
     /// What is to be asked about the log that was read.

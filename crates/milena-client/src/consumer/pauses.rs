@@ -1,0 +1,66 @@
+//! How long what failed is left alone (KIP-580): `retry.backoff.ms`, doubled each time in a row up to `retry.backoff.max.ms`,
+//! spread by a fifth either way. Of each partition by itself, until it succeeds or is for another node to answer.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use milena_core::consumer::TopicPartition;
+
+use crate::client::ClientInner;
+
+/// The pauses after one answer. What failed in it, and failed as often before, is asked for together again: chance is drawn
+/// once, and only where something failed.
+pub(super) struct Pauses<'a> {
+    client: &'a ClientInner,
+    chance: OnceCell<fastrand::Rng>,
+}
+
+impl<'a> Pauses<'a> {
+    pub(super) fn new(client: &'a ClientInner) -> Self {
+        Self { client, chance: OnceCell::new() }
+    }
+
+    /// After so many failures in a row before this.
+    pub(super) fn after(&self, failures: u32) -> Duration {
+        let chance = self.chance.get_or_init(|| self.client.chance.fork());
+        self.client.retry_backoff().delay(failures, &mut chance.clone())
+    }
+}
+
+/// Partitions that are not to be fetched for a while.
+#[derive(Debug, Default)]
+pub(super) struct Paused {
+    known: BTreeMap<TopicPartition, Pause>,
+}
+
+#[derive(Debug)]
+struct Pause {
+    until: Instant,
+    /// Fetches in a row that failed.
+    failures: u32,
+}
+
+impl Paused {
+    /// Until when the partition is left alone.
+    pub(super) fn until(&self, partition: &TopicPartition, now: Instant) -> Option<Instant> {
+        Some(self.known.get(partition)?.until).filter(|until| now < *until)
+    }
+
+    /// A fetch of it failed.
+    pub(super) fn fail(&mut self, partition: &TopicPartition, now: Instant, pauses: &Pauses<'_>) {
+        let known = self.known.entry(partition.clone()).or_insert(Pause { until: now, failures: 0 });
+        known.until = now + pauses.after(known.failures);
+        known.failures = known.failures.saturating_add(1);
+    }
+
+    /// It is left alone until then, for a reason that does not count.
+    pub(super) fn delay(&mut self, partition: &TopicPartition, until: Instant) {
+        self.known.entry(partition.clone()).or_insert(Pause { until, failures: 0 }).until = until;
+    }
+
+    /// A fetch of it succeeded, or another is due that has nothing to do with those that failed.
+    pub(super) fn forget(&mut self, partition: &TopicPartition) {
+        self.known.remove(partition);
+    }
+}
