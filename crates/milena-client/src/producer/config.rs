@@ -131,9 +131,11 @@ pub struct ProducerConfig {
     /// `enable.idempotence`: no record is written twice by a retry, and a partition's order survives it. Needs
     /// `acks=all`. Default true.
     pub idempotence: bool,
-    /// `linger.ms`: how long a record may wait for company. A producer that is not busy does not wait, nor does one whose
-    /// callers await each record; a busy one asks a broker for no more than some 2,000 requests a second that could have
-    /// waited. Where the broker is behind, a batch that has lingered takes records until it can be sent. Default 5 ms.
+    /// `linger.ms`: how long a record may wait for company. A producer that is not busy does not wait, nor, but for a few
+    /// milliseconds now and then, does one whose callers wait for their acknowledgements. A busy one waits while a batch is
+    /// about to be full, and asks a broker for no more than some 2,000 requests a second that could have waited. Where the
+    /// broker is behind, a batch that has lingered takes records until it can be sent. Default 5 ms; below 2 ms the 2,000
+    /// requests are all that counts.
     pub linger: Duration,
     /// `batch.size`: how many bytes a batch is closed at, before compression. Default 128 KiB. Above `max.request.size`
     /// it is that, as Kafka's documentation has it: a request is at least one batch.
@@ -184,7 +186,7 @@ pub struct ProducerConfig {
     pub topics: BTreeMap<String, TopicConfig>,
     /// Whether a batch never waits for a request allowance: as soon as nothing of its partition is in flight it is
     /// sent. Costs CPU on client and broker under steady load. Default false: at most 2,000 such requests a second and
-    /// broker, while waiting brings company.
+    /// broker, while waiting brings company, and none for a batch that will be full within 2 ms.
     pub low_latency: bool,
 }
 

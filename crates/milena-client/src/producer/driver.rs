@@ -14,6 +14,7 @@ use milena_protocol::ErrorCode;
 use milena_protocol::messages::InitProducerIdRequest;
 use milena_protocol::{ApiKey, ProducerId};
 
+use super::company::Look;
 use super::partition::{Closing, Partition, State};
 use super::shared::{Shared, lock};
 use super::timers::Due;
@@ -126,7 +127,11 @@ impl Shared {
             state.company.came();
             return None;
         };
-        state.must_linger = !state.company.waited(now, open.record_count());
+        match state.company.look(now, open.record_count()) {
+            Look::Go => state.must_linger = false,
+            Look::Again(at) => self.arm(at, partition, Due::Company(number)),
+            Look::Wait => {}
+        }
         self.list(partition, state)
     }
 

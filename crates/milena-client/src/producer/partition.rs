@@ -306,6 +306,7 @@ impl Partition {
         state.close();
         let shares = self.shares.get_or_init(|| Box::new((0..shared.shares).map(|_| Share::default()).collect()));
         state.taking.spread(shares);
+        state.company = Company::default();
         shared.counters.spreads.fetch_add(1, Relaxed);
         self.is_spread.store(true, Relaxed);
     }

@@ -176,16 +176,14 @@ impl Shared {
     /// Whether an open batch may go that need not yet. One that may not waits for its linger, unless that is in vain.
     fn may_go_early(&self, wave: &mut Wave<'_>, partition: &Arc<Partition>, state: &mut State) -> bool {
         let settings = partition.settings();
-        let may_go = state.company.is_free() || (!state.company.is_soon_full(settings.batch_size) && wave.has_token());
-        // Where several tasks are in each other's way there is company.
-        if let Some(open) = &state.taking.whole.open {
-            if may_go {
-                state.company.went(wave.now, open.record_count(), open.len());
-            } else {
-                let linger_ends = open.created() + settings.linger;
-                let at = state.company.waits(wave.now, open.record_count()).min(linger_ends);
-                self.arm(at, partition, Due::Company(state.opened));
-            }
+        // Of a partition that is spread no more is known than that tasks are in each other's way.
+        let Some(open) = &state.taking.whole.open else { return wave.has_token() };
+        let may_go = state.company.may_go(settings.linger, settings.batch_size, || wave.has_token());
+        if may_go {
+            state.company.went(wave.now, open.record_count(), open.len());
+        } else {
+            let at = state.company.waits(wave.now, open.record_count(), open.created() + settings.linger);
+            self.arm(at, partition, Due::Company(state.opened));
         }
         may_go
     }
