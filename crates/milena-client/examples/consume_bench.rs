@@ -25,7 +25,7 @@ async fn main() -> Result<(), Failure> {
     let sets = read(&client, &topic, records, &kind).await?;
     let (cpu, wall) = (cpu_time()? - cpu, start.elapsed());
     println!(
-        "{records} records {kind}, 1 tasks: {:.0} ns CPU per record, {:.0} records/s, {sets} requests, of one batch each",
+        "{records} records {kind}, 1 tasks: {:.0} ns CPU per record, {:.0} records/s, {sets} sets",
         cpu.as_secs_f64() * 1e9 / records as f64,
         records as f64 / wall.as_secs_f64(),
     );

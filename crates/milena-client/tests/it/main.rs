@@ -33,6 +33,7 @@ mod producer_identity;
 mod producer_idle;
 mod producer_linger;
 mod producer_log;
+mod producer_memory;
 mod producer_ordering;
 mod producer_partitioning;
 mod producer_real;

@@ -293,8 +293,7 @@ fn what_waited_between_two_that_went_says_nothing_of_their_pace() {
 
 #[test]
 fn short_linger_goes_by_tokens_alone() {
-    let mut company = Company::default();
-    company.free = 5;
+    let mut company = Company { free: 5, ..Company::default() };
     assert!(!company.may_go(Duration::from_millis(1), 1, || false));
     assert!(company.may_go(Duration::from_millis(1), 1, || true));
     assert_eq!(company.free, 5);
