@@ -52,7 +52,7 @@ impl Shared {
                 add(&self.counters.fetches_from_replicas, 1);
             }
             if kind != Kind::Session {
-                // Whoever has something to say is taken off again.
+                // Whoever has something, or can't say, is taken off again.
                 state.note_quiet(&asked);
             }
             for fetched in reply.partitions {
