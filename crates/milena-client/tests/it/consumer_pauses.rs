@@ -161,3 +161,21 @@ async fn partitions_that_fail_together_are_asked_for_together() {
     asked_again(&rig, 0, ApiKey::Fetch, 0).await;
     expect_pauses(&rig, 0, ApiKey::Fetch, growing(FIRST, MOST), MOST).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_leader_is_asked_at_once_where_the_one_before_is_silent() {
+    for api in [ApiKey::ListOffsets, ApiKey::OffsetForLeaderEpoch] {
+        let rig = of_two_nodes().await;
+        rig.broker.faults().add(Rule::new(Fault::Delay(10 * LIMIT)).api(api).node(0).always());
+        let consumer = about_to_ask(&rig, api).await;
+        asked_again(&rig, 0, api, 0).await;
+        rig.broker.move_leader("t", 0, 1).unwrap();
+        if api == ApiKey::OffsetForLeaderEpoch {
+            rig.produce("t", 0, 10..20).await;
+        }
+        rig.client.refresh_metadata().await.unwrap();
+        let began = Instant::now();
+        read(&consumer, 10).await;
+        assert!(began.elapsed() < FIRST / 2, "{api:?}: {:?}", began.elapsed());
+    }
+}
