@@ -7,7 +7,7 @@ use milena_core::consumer::positions::{Position, Start};
 use milena_core::consumer::prefetch::Wish;
 use milena_protocol::NodeId;
 use milena_protocol::compress::Compression;
-use milena_protocol::fetch::{FetchedPartition, FetchedTopic};
+use milena_protocol::fetch::{EpochEndOffset, FetchedTopic};
 use milena_protocol::record::BatchEncoder;
 
 use super::*;
@@ -35,6 +35,19 @@ fn fetched(error_code: ErrorCode, records: bytes::Bytes) -> FetchedPartition {
         preferred_read_replica: None,
         records,
     }
+}
+
+#[test]
+fn part_of_an_answer_with_neither_records_nor_anything_to_heed_is_nothing() {
+    let of = |error_code| fetched(error_code, bytes::Bytes::new());
+    let parts = [
+        of(ErrorCode::NONE),
+        fetched(ErrorCode::NONE, bytes::Bytes::from_static(b"a batch")),
+        of(ErrorCode::KAFKA_STORAGE_ERROR),
+        FetchedPartition { diverging_epoch: Some(EpochEndOffset { epoch: 0, end_offset: 0 }), ..of(ErrorCode::NONE) },
+        FetchedPartition { preferred_read_replica: Some(NodeId(1)), ..of(ErrorCode::NONE) },
+    ];
+    assert_eq!(parts.each_ref().map(has_nothing), [true, false, false, false, false]);
 }
 
 #[tokio::test(start_paused = true)]
