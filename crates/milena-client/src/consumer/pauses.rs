@@ -39,6 +39,8 @@ struct Pause {
     until: Instant,
     /// Fetches in a row that failed.
     failures: u32,
+    /// It ends as soon as nothing of the partition is left to hand over.
+    until_drained: bool,
 }
 
 impl Paused {
@@ -49,14 +51,31 @@ impl Paused {
 
     /// A fetch of it failed.
     pub(super) fn fail(&mut self, partition: &TopicPartition, now: Instant, pauses: &Pauses<'_>) {
-        let known = self.known.entry(partition.clone()).or_insert(Pause { until: now, failures: 0 });
-        known.until = now + pauses.after(known.failures);
-        known.failures = known.failures.saturating_add(1);
+        let failures = self.known.get(partition).map_or(0, |known| known.failures);
+        let pause = Pause {
+            until: now + pauses.after(failures),
+            failures: failures.saturating_add(1),
+            until_drained: false,
+        };
+        self.known.insert(partition.clone(), pause);
     }
 
     /// It is left alone until then, for a reason that does not count.
     pub(super) fn delay(&mut self, partition: &TopicPartition, until: Instant) {
-        self.known.entry(partition.clone()).or_insert(Pause { until, failures: 0 }).until = until;
+        let failures = self.known.get(partition).map_or(0, |known| known.failures);
+        self.known.insert(partition.clone(), Pause { until, failures, until_drained: false });
+    }
+
+    /// It is left alone until what is here of it was handed over, or until then.
+    pub(super) fn drain(&mut self, partition: &TopicPartition, until: Instant) {
+        self.known.insert(partition.clone(), Pause { until, failures: 0, until_drained: true });
+    }
+
+    /// What was here of it was handed over.
+    pub(super) fn drained(&mut self, partition: &TopicPartition) {
+        if self.known.get(partition).is_some_and(|known| known.until_drained) {
+            self.known.remove(partition);
+        }
     }
 
     /// A fetch of it succeeded, or another is due that has nothing to do with those that failed.

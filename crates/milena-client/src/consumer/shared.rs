@@ -283,6 +283,13 @@ impl State {
         self.positions.mark(partition);
     }
 
+    /// The partition is not fetched before what is here of it was handed over, or before then.
+    pub(super) fn drain(&mut self, partition: &TopicPartition, until: Instant) {
+        self.paused.drain(partition, until);
+        self.quiet.remove(partition);
+        self.positions.mark(partition);
+    }
+
     /// A fetch of the partition failed: another has to wait, the longer the more failed before it.
     pub(super) fn fail(&mut self, partition: &TopicPartition, now: Instant, pauses: &Pauses<'_>) {
         self.paused.fail(partition, now, pauses);
@@ -326,6 +333,7 @@ impl State {
         if let Some(buffer) = self.buffers.remove(partition) {
             self.void(buffer.unread_bytes());
         }
+        self.paused.drained(partition);
         self.ready.retain(|ready| ready != partition);
     }
 

@@ -179,7 +179,10 @@ async fn present_leader_alone_may_say_that_the_position_is_out_of_range() {
     assert_eq!(answer(1), Some(5), "a replica that is none any more");
     shared.state().positions.set_leader(&tp(0), Some((2, 1)));
     assert_eq!(answer(0), Some(5), "a leader that is none any more");
+    let now = shared.client.clock.now();
+    shared.state().fail(&tp(0), now, &Pauses::new(&shared.client));
     assert_eq!(answer(2), None, "reset");
+    assert_eq!(shared.state().paused.until(&tp(0), now), None, "and where it begins anew nothing has failed");
 }
 
 #[tokio::test(start_paused = true)]
