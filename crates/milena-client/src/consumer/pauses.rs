@@ -1,5 +1,6 @@
 //! How long what failed is left alone (KIP-580): `retry.backoff.ms`, doubled each time in a row up to `retry.backoff.max.ms`,
-//! spread by a fifth either way. Of each partition by itself, until it succeeds or is for another node to answer.
+//! spread by a fifth either way. Of each partition by itself, until it succeeds or is for another node to answer; that a
+//! committed offset had no answer counts until it has one, whichever node coordinates the group.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -52,11 +53,8 @@ impl Paused {
     /// A fetch of it failed.
     pub(super) fn fail(&mut self, partition: &TopicPartition, now: Instant, pauses: &Pauses<'_>) {
         let failures = self.known.get(partition).map_or(0, |known| known.failures);
-        let pause = Pause {
-            until: now + pauses.after(failures),
-            failures: failures.saturating_add(1),
-            until_drained: false,
-        };
+        let pause =
+            Pause { until: now + pauses.after(failures), failures: failures.saturating_add(1), until_drained: false };
         self.known.insert(partition.clone(), pause);
     }
 

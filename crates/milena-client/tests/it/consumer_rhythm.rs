@@ -51,7 +51,10 @@ async fn idle_polls_of_all_brokers_end_together_and_are_no_more_than_one_of_each
             assert_eq!(asked.len(), 10, "one in each {WAIT:?}, sessions {sessions}: {asked:?}");
             for at in asked {
                 let late = Duration::from_millis(at.as_millis() as u64 % 500);
-                assert!(late.abs_diff(way) <= 3 * MS, "{late:?} after its moment, behind {way:?}, sessions {sessions}: {asked:?}");
+                assert!(
+                    late.abs_diff(way) <= 3 * MS,
+                    "{late:?} after its moment, behind {way:?}, sessions {sessions}: {asked:?}"
+                );
             }
         }
     }
