@@ -213,3 +213,20 @@ async fn position_that_is_out_of_range_is_reset_as_soon_as_what_was_fetched_is_h
         assert_eq!(read(&consumer, 10).await[&0], (0..10).collect::<Vec<_>>(), "from the beginning");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_began_to_fail_at_different_times_come_together() {
+    let rig = Rig::new(1, "t", 200).await;
+    rig.broker.faults().add(refused(ApiKey::Fetch));
+    let consumer = rig.consumer().build().unwrap();
+    for new in 0..200 {
+        let held = (0..new).map(|partition| ("t", partition, Start::Committed));
+        consumer.assign(held.chain([("t", new, Start::Offset(0))])).unwrap();
+        sleep(7 * MS).await;
+    }
+    sleep(10 * MOST).await;
+    let before = rig.asked(0, ApiKey::Fetch);
+    sleep(10 * MOST).await;
+    let asked = rig.asked(0, ApiKey::Fetch) - before;
+    assert!((10..=100).contains(&asked), "{asked} requests in ten times the longest pause");
+}
