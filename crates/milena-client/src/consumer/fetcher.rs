@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use milena_core::consumer::fetch_session::{FINAL_EPOCH, FetchSession, SessionFetch};
 use milena_core::consumer::prefetch::Charge;
 use milena_net::{Broker, Connection, Purpose, RequestFrame};
-use milena_protocol::fetch::FetchReply;
+use milena_protocol::fetch::{FetchReply, FetchedPartition};
 use milena_protocol::messages::FetchRequest;
 use milena_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use milena_protocol::{ApiKey, ErrorCode, Uuid};
@@ -70,7 +70,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: i32) {
                 match outcome {
                     Ok(reply) => {
                         failures = 0;
-                        rhythm.end(shared.client.clock.now(), reply.partitions.is_empty());
+                        rhythm.end(shared.client.clock.now(), reply.partitions.iter().all(has_nothing));
                         shared.answered(&Awaited::Broker(node));
                         shared.take_in(asked, reply, charge);
                     }
@@ -164,6 +164,14 @@ async fn fetch(
         Err(error) if is_of_session(error) => Ok(FetchReply::default()),
         Err(error) => Err(RequestError::broker(format!("fetch from broker {node}"), error, None)),
     }
+}
+
+/// Without a session an answer has all partitions, also those that there is nothing to say of.
+fn has_nothing(fetched: &FetchedPartition) -> bool {
+    !fetched.error_code.is_error()
+        && fetched.records.is_empty()
+        && fetched.diverging_epoch.is_none()
+        && fetched.preferred_read_replica.is_none()
 }
 
 fn is_of_session(error: ErrorCode) -> bool {

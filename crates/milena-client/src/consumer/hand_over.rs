@@ -265,6 +265,7 @@ impl State {
             buffer.put_back(version, rest);
             if buffer.is_empty() {
                 self.buffers.remove(partition);
+                self.paused.drained(partition);
             }
         }
         self.make_ready(partition);

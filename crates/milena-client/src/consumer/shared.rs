@@ -276,15 +276,25 @@ impl State {
         epoch
     }
 
-    /// The partition is not fetched before then.
+    /// The partition is not fetched before then, and then at once.
     pub(super) fn delay(&mut self, partition: &TopicPartition, until: Instant) {
         self.paused.delay(partition, until);
+        self.quiet.remove(partition);
+        self.positions.mark(partition);
+    }
+
+    /// The partition is not fetched before what is here of it was handed over, or before then.
+    pub(super) fn drain(&mut self, partition: &TopicPartition, until: Instant) {
+        self.paused.drain(partition, until);
+        self.quiet.remove(partition);
         self.positions.mark(partition);
     }
 
     /// A fetch of the partition failed: another has to wait, the longer the more failed before it.
     pub(super) fn fail(&mut self, partition: &TopicPartition, now: Instant, pauses: &Pauses<'_>) {
         self.paused.fail(partition, now, pauses);
+        // It may have what was asked for: one poll is parked at a time, and it must not wait for that of another.
+        self.quiet.remove(partition);
         self.positions.mark(partition);
     }
 
@@ -323,6 +333,7 @@ impl State {
         if let Some(buffer) = self.buffers.remove(partition) {
             self.void(buffer.unread_bytes());
         }
+        self.paused.drained(partition);
         self.ready.retain(|ready| ready != partition);
     }
 

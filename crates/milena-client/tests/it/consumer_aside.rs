@@ -15,16 +15,21 @@ const SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector
 #[tokio::test(start_paused = true)]
 async fn partition_that_is_put_off_is_fetched_when_its_time_has_come() {
     for fault in [Fault::Error(ErrorCode::KAFKA_STORAGE_ERROR), Fault::DropBeforeApply] {
-        let rig = Rig::new(1, "t", 2).await;
-        rig.produce("t", 1, 0..10).await;
-        let consumer = rig.consumer().fetch_max_wait(PARKED).build().unwrap();
-        consumer.assign([("t", 0, Start::End)]).unwrap();
-        assert_quiet(&consumer, Duration::from_secs(1)).await;
-        rig.broker.faults().add(Rule::new(fault).api(ApiKey::Fetch).partition(1));
-        let began = Instant::now();
-        consumer.assign([("t", 0, Start::Committed), ("t", 1, Start::Offset(0))]).unwrap();
-        assert_eq!(read(&consumer, 10).await[&1], (0..10).collect::<Vec<_>>());
-        assert!(began.elapsed() < Duration::from_millis(200), "{:?} is more than a retry.backoff.ms", began.elapsed());
+        // Also beside one that becomes fetchable with it, has nothing, and is parked.
+        for beside in [None, Some(("t", 2, Start::Offset(0)))] {
+            let rig = Rig::new(1, "t", 3).await;
+            rig.produce("t", 1, 0..10).await;
+            let consumer = rig.consumer().fetch_max_wait(PARKED).build().unwrap();
+            consumer.assign([("t", 0, Start::End)]).unwrap();
+            assert_quiet(&consumer, Duration::from_secs(1)).await;
+            rig.broker.faults().add(Rule::new(fault.clone()).api(ApiKey::Fetch).partition(1));
+            let began = Instant::now();
+            let assigned = [("t", 0, Start::Committed), ("t", 1, Start::Offset(0))];
+            consumer.assign(assigned.into_iter().chain(beside)).unwrap();
+            assert_eq!(read(&consumer, 10).await[&1], (0..10).collect::<Vec<_>>());
+            let took = began.elapsed();
+            assert!(took < Duration::from_millis(200), "{took:?} is more than a retry.backoff.ms, beside {beside:?}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use milena_broker::{CoordinatorType, Fault, Rule};
 use milena_client::ClientBuilder;
-use milena_client::consumer::{Consumer, Start};
+use milena_client::consumer::{Consumer, OffsetReset, Start};
 use milena_protocol::{ApiKey, ErrorCode};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -160,4 +160,73 @@ async fn partitions_that_fail_together_are_asked_for_together() {
     consumer.assign((0..3).map(|partition| ("t", partition, Start::Offset(0)))).unwrap();
     asked_again(&rig, 0, ApiKey::Fetch, 0).await;
     expect_pauses(&rig, 0, ApiKey::Fetch, growing(FIRST, MOST), MOST).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_leader_is_asked_at_once_where_the_one_before_is_silent() {
+    for api in [ApiKey::ListOffsets, ApiKey::OffsetForLeaderEpoch] {
+        let rig = of_two_nodes().await;
+        rig.broker.faults().add(Rule::new(Fault::Delay(10 * LIMIT)).api(api).node(0).always());
+        let consumer = about_to_ask(&rig, api).await;
+        asked_again(&rig, 0, api, 0).await;
+        rig.broker.move_leader("t", 0, 1).unwrap();
+        if api == ApiKey::OffsetForLeaderEpoch {
+            rig.produce("t", 0, 10..20).await;
+        }
+        rig.client.refresh_metadata().await.unwrap();
+        let began = Instant::now();
+        read(&consumer, 10).await;
+        assert!(began.elapsed() < FIRST / 2, "{api:?}: {:?}", began.elapsed());
+    }
+}
+
+/// An application that takes its time over what was fetched before the position went out of range.
+#[tokio::test(start_paused = true)]
+async fn position_that_is_out_of_range_is_reset_as_soon_as_what_was_fetched_is_handed_over() {
+    for slow in 1..=5 {
+        let rig = of_two_nodes().await;
+        let builder = rig.consumer().auto_offset_reset(OffsetReset::Earliest).fetch_max_wait(20 * MS);
+        let consumer = builder.build().unwrap();
+        consumer.assign([("t", 0, Start::Offset(0))]).unwrap();
+        asked_again(&rig, 0, ApiKey::Fetch, 0).await;
+        let rule = Rule::new(Fault::Error(ErrorCode::OFFSET_OUT_OF_RANGE)).api(ApiKey::Fetch).always();
+        let rule = rig.broker.faults().add(rule);
+        // Each reset is refused as well, and another follows: in no time, if it took none.
+        rig.broker.faults().add(Rule::new(Fault::Delay(MS)).api(ApiKey::ListOffsets).always());
+        let before = rig.asked(0, ApiKey::Fetch);
+        sleep(slow * 2 * MOST + slow * 37 * MS).await;
+        let asked = rig.asked(0, ApiKey::Fetch) - before;
+        assert!((1..=u64::from(slow) * 2 + 3).contains(&asked), "{asked} times in vain, in {slow} times two seconds");
+        assert_eq!(rig.asked(0, ApiKey::ListOffsets), 0, "what was fetched comes first");
+        let began = Instant::now();
+        read(&consumer, 10).await;
+        let next = async {
+            let _more = consumer.next().await;
+        };
+        let reset = asked_again(&rig, 0, ApiKey::ListOffsets, 0);
+        tokio::select! {
+            () = next => panic!("there is nothing to read while all is refused"),
+            () = reset => {}
+        }
+        assert!(began.elapsed() < FIRST / 2, "{:?} after {slow}", began.elapsed());
+        rig.broker.faults().remove(rule);
+        assert_eq!(read(&consumer, 10).await[&0], (0..10).collect::<Vec<_>>(), "from the beginning");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_began_to_fail_at_different_times_come_together() {
+    let rig = Rig::new(1, "t", 200).await;
+    rig.broker.faults().add(refused(ApiKey::Fetch));
+    let consumer = rig.consumer().build().unwrap();
+    for new in 0..200 {
+        let held = (0..new).map(|partition| ("t", partition, Start::Committed));
+        consumer.assign(held.chain([("t", new, Start::Offset(0))])).unwrap();
+        sleep(7 * MS).await;
+    }
+    sleep(10 * MOST).await;
+    let before = rig.asked(0, ApiKey::Fetch);
+    sleep(10 * MOST).await;
+    let asked = rig.asked(0, ApiKey::Fetch) - before;
+    assert!((10..=100).contains(&asked), "{asked} requests in ten times the longest pause");
 }

@@ -18,6 +18,7 @@ mod consumer_pauses;
 mod consumer_prefetch;
 mod consumer_real;
 mod consumer_replicas;
+mod consumer_rhythm;
 mod consumer_rig;
 mod consumer_scale;
 mod consumer_truncation;

@@ -251,17 +251,24 @@ impl Positions {
     }
 
     /// Takes over what metadata says of the leader: node and epoch. Another one is asked whether it has what was read, and
-    /// which replica to read from, and does not pay for what the one before could not answer. Says whether it is another.
+    /// which replica to read from, and does not pay for what the one before could not answer. A question about offsets that
+    /// the one before was asked, and may never answer, is for the new one. Says whether it is another.
     pub fn set_leader(&mut self, partition: &TopicPartition, leader: Option<(i32, i32)>) -> bool {
         if self.get(partition).is_none_or(|position| position.leader == leader) {
             return false;
         }
+        let next = self.next_version();
         let changed = self.update_held(partition, |position| {
             position.leader = leader;
             position.set_preferred(None);
             position.set_leader_only(None);
             if leader.is_some() && position.unresolved() != Some(Unresolved::Committed) {
                 position.forget_failures();
+            }
+            if leader.is_some() && position.asking && matches!(position.unresolved(), Some(Unresolved::Timestamp(_))) {
+                // Of two answers under one version the later would undo what was read since.
+                position.version = next;
+                position.asking = false;
             }
             position.revalidate();
         });
@@ -322,8 +329,11 @@ impl Positions {
     }
 
     /// No answer: ask again, not before `at` says, which is told how often in a row there had been none before.
-    pub fn ask_again(&mut self, partition: &TopicPartition, version: u64, at: impl FnOnce(u32) -> Instant) {
-        self.update(partition, version, |position| {
+    pub fn ask_again(&mut self, question: &Question, at: impl FnOnce(u32) -> Instant) {
+        self.update(&question.partition, question.version, |position| {
+            if !position.awaits(question.unresolved) {
+                return;
+            }
             position.asking = false;
             position.set_rare(|rare| {
                 rare.not_before = Some(at(rare.failures));

@@ -148,11 +148,11 @@ impl Driver {
                     errors.extend(taken.err().map(ConsumeError::from));
                 }
                 Some(Err(error)) if !error.is_retriable() => {
-                    state.positions.ask_again(&question.partition, question.version, |_| now + REFUSED);
+                    state.positions.ask_again(&question, |_| now + REFUSED);
                     let source = RequestError::broker("the committed offset", *error, None);
                     errors.push(ConsumeError::Partition { partition: question.partition, source });
                 }
-                _ => state.positions.ask_again(&question.partition, question.version, again),
+                _ => state.positions.ask_again(&question, again),
             }
         }
         drop(state);
@@ -193,13 +193,13 @@ impl Driver {
                     state.positions.handle_offset(&question.partition, question.version, offset);
                 }
                 Some(Err(error)) if !error.is_retriable() => {
-                    state.positions.ask_again(&question.partition, question.version, |_| now + REFUSED);
+                    state.positions.ask_again(&question, |_| now + REFUSED);
                     let source = RequestError::broker("an offset by time", *error, None);
                     errors.push(ConsumeError::Partition { partition: question.partition, source });
                 }
                 _ => {
                     stale = true;
-                    state.positions.ask_again(&question.partition, question.version, again);
+                    state.positions.ask_again(&question, again);
                 }
             }
         }
@@ -234,23 +234,24 @@ impl Driver {
         let answers: BTreeMap<_, _> = answers.into_iter().collect();
         let mut stale = false;
         let mut state = self.shared.state();
-        for Question { partition, version, unresolved } in questions {
-            match answers.get(&partition) {
-                _ if !can_tell => state.positions.skip_validation(&partition, version),
+        for question in questions {
+            let Question { partition, version, unresolved } = &question;
+            match answers.get(partition) {
+                _ if !can_tell => state.positions.skip_validation(&question),
                 Some(Ok(end)) => {
-                    let answered = state.positions.handle_epoch_answer(wall, &partition, version, unresolved, *end);
+                    let answered = state.positions.handle_epoch_answer(wall, partition, *version, *unresolved, *end);
                     if let Some(divergence) = answered {
-                        state.take_divergence(&partition, divergence);
+                        state.take_divergence(partition, divergence);
                     }
                 }
                 Some(Err(error)) if !error.is_retriable() => {
-                    state.positions.ask_again(&partition, version, |_| now + REFUSED);
+                    state.positions.ask_again(&question, |_| now + REFUSED);
                     let source = RequestError::broker("the end of a leader's epoch", *error, None);
-                    state.push(Err(ConsumeError::Partition { partition, source }));
+                    state.push(Err(ConsumeError::Partition { partition: question.partition, source }));
                 }
                 _ => {
                     stale = true;
-                    state.positions.ask_again(&partition, version, again);
+                    state.positions.ask_again(&question, again);
                 }
             }
         }

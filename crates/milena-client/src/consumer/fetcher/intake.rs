@@ -52,7 +52,7 @@ impl Shared {
                 add(&self.counters.fetches_from_replicas, 1);
             }
             if kind != Kind::Session {
-                // Whoever has something to say is taken off again.
+                // Whoever has something, or can't say, is taken off again.
                 state.note_quiet(&asked);
             }
             for fetched in reply.partitions {
@@ -116,10 +116,11 @@ impl Shared {
             ErrorCode::NONE => {}
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 if state.buffers.get(&partition).is_some_and(|buffer| !buffer.is_empty()) {
-                    // What was fetched before is good and comes first.
-                    state.fail(&partition, now, pauses);
+                    // What was fetched before is good and comes first, however long the application takes over it.
+                    state.drain(&partition, now + REFUSED);
                     return false;
                 }
+                state.paused.forget(&partition);
                 let wall = self.client.clock.wall_millis();
                 tracing::warn!(%partition, "the position is out of range: resetting it");
                 if let Err(error) = state.positions.handle_out_of_range(wall, &partition, version) {

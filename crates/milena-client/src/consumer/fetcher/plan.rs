@@ -14,6 +14,7 @@ use milena_protocol::Uuid;
 
 use super::Kind;
 use crate::consumer::hand_over::Buffer;
+use crate::consumer::pauses::Turn;
 use crate::consumer::shared::{Shared, State};
 
 /// What one fetch asks for.
@@ -65,6 +66,8 @@ impl Until {
 /// Whether a partition that changed is to be fetched.
 enum Verdict {
     Now(FetchTarget, u64),
+    /// Then, or now along with one whose pause is over.
+    Along(Instant, FetchTarget, u64),
     Later(Instant),
     /// As much of it is here as may be.
     Full,
@@ -92,23 +95,38 @@ impl Shared {
         let held = state.positions.fetchable(node).max(1);
         let share = (self.client.prefetch.budget.share() / held).max(self.config.max_partition_fetch_bytes);
         let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
+        let (mut along, mut is_due) = (Vec::new(), false);
         let mut members = state.positions.members(node);
         for (slot, partition, position) in state.positions.changed(node) {
             let is_member = position.is_member();
             match self.judge_partition(state, &snapshot, node, kind, (now, share), partition, position) {
                 Verdict::Now(target, version) => {
                     members += usize::from(!is_member);
+                    is_due |= state.paused.turn(partition, now) == Turn::Due;
                     wanted.push((slot, partition.clone(), target, version));
+                }
+                Verdict::Along(at, target, version) => {
+                    along.push((at, is_member, (slot, partition.clone(), target, version)));
                 }
                 verdict => {
                     match verdict {
                         Verdict::Later(at) => until.at(at),
                         Verdict::Full => until.room = true,
-                        Verdict::Now(..) | Verdict::No => {}
+                        Verdict::Now(..) | Verdict::Along(..) | Verdict::No => {}
                     }
                     members -= usize::from(is_member);
                     unwanted.push(slot);
                 }
+            }
+        }
+        for (at, is_member, fetch) in along {
+            if is_due {
+                members += usize::from(!is_member);
+                wanted.push(fetch);
+            } else {
+                until.at(at);
+                members -= usize::from(is_member);
+                unwanted.push(fetch.0);
             }
         }
         let count = if kind == Kind::Session { members } else { wanted.len() };
@@ -159,12 +177,16 @@ impl Shared {
         if full {
             return Verdict::Full;
         }
-        if let Some(at) = state.paused.until(partition, now) {
+        let turn = state.paused.turn(partition, now);
+        if let Turn::Later(at) = turn {
             return Verdict::Later(at);
         }
         let topic_id = snapshot.topic(&partition.topic).map_or(Uuid::ZERO, |topic| topic.id);
         match self.target(node, position, topic_id) {
-            Some(target) => Verdict::Now(target, position.version),
+            Some(target) => match turn {
+                Turn::Soon(at) => Verdict::Along(at, target, position.version),
+                Turn::Free | Turn::Due | Turn::Later(_) => Verdict::Now(target, position.version),
+            },
             None => Verdict::No,
         }
     }

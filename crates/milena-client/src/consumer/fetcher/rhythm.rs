@@ -4,6 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+/// So much before its moment a poll is on time.
+const EARLY: Duration = Duration::from_millis(2);
+
 /// Of one fetcher. All those of a consumer have the same `start` and `most`, and so the same moments: multiples of the one
 /// after the other.
 pub(super) struct Rhythm {
@@ -34,11 +37,13 @@ impl Rhythm {
         wait
     }
 
-    /// How long the last moment is ago: in whole milliseconds, as brokers count.
+    /// How long the last moment is ago: in whole milliseconds, as brokers count. One that is about to come is as good as
+    /// there: brokers end a poll up to a millisecond early.
     fn late(&self, now: Instant) -> Duration {
         let past = now.saturating_duration_since(self.start).as_millis();
         let past = past.checked_rem(self.most.as_millis()).unwrap_or(0);
-        Duration::from_millis(u64::try_from(past).unwrap_or(0))
+        let late = Duration::from_millis(u64::try_from(past).unwrap_or(0));
+        if late + EARLY >= self.most { Duration::ZERO } else { late }
     }
 
     /// The poll has ended, with nothing or with something.
@@ -83,9 +88,34 @@ mod tests {
             }
             for pair in polls[10..].windows(2) {
                 let (end, next) = (pair[0].0 + pair[0].1, pair[1].0);
-                assert_eq!(end.as_millis() % 500, 0, "from {begun:?}, with a way of {way:?}");
+                assert!((end + EARLY).as_millis() % 500 <= 2, "{end:?} from {begun:?}, with a way of {way:?}");
                 assert_eq!(next - pair[0].0, MOST, "one for each moment");
             }
+        }
+    }
+
+    /// Kafka counts a poll's time from the millisecond in which it came, so that it ends up to one early.
+    #[test]
+    fn poll_that_ends_within_a_millisecond_before_its_moment_is_on_time() {
+        let micros = Duration::from_micros;
+        for phase in (0..1_000).step_by(20).map(micros) {
+            let start = Instant::now();
+            let mut rhythm = Rhythm::new(start, MOST);
+            // The millisecond of a broker whose clock is that much ahead.
+            let came = |at: Duration| micros((at + phase).as_micros() as u64 / 1_000 * 1_000).saturating_sub(phase);
+            let (mut at, mut polls) = (ms(123), Vec::new());
+            for poll in 0..200 {
+                let wait = rhythm.begin(start + at);
+                polls.push((at, wait));
+                let way = micros(poll * 7_919 % 300);
+                at = came(at + way / 2) + wait + way / 2;
+                rhythm.end(start + at, true);
+            }
+            let settled = &polls[10..];
+            let shortest = settled.iter().map(|(_, wait)| *wait).min();
+            assert!(shortest >= Some(MOST - ms(2)), "{shortest:?}, {phase:?} ahead");
+            let off = (settled[189].0 - settled[0].0).abs_diff(189 * MOST);
+            assert!(off < ms(2), "one for each moment, and not {off:?} off");
         }
     }
 

@@ -7,11 +7,12 @@ use milena_core::consumer::positions::{Position, Start};
 use milena_core::consumer::prefetch::Wish;
 use milena_protocol::NodeId;
 use milena_protocol::compress::Compression;
-use milena_protocol::fetch::{FetchedPartition, FetchedTopic};
+use milena_protocol::fetch::{EpochEndOffset, FetchedTopic};
 use milena_protocol::record::BatchEncoder;
 
 use super::*;
 use crate::consumer::config::ConsumerConfig;
+use crate::consumer::pauses::Turn;
 use crate::consumer::test_rig::{charge, shared, shared_on, tp};
 
 fn offsets(plan: &Plan) -> Vec<i64> {
@@ -35,6 +36,19 @@ fn fetched(error_code: ErrorCode, records: bytes::Bytes) -> FetchedPartition {
         preferred_read_replica: None,
         records,
     }
+}
+
+#[test]
+fn part_of_an_answer_with_neither_records_nor_anything_to_heed_is_nothing() {
+    let of = |error_code| fetched(error_code, bytes::Bytes::new());
+    let parts = [
+        of(ErrorCode::NONE),
+        fetched(ErrorCode::NONE, bytes::Bytes::from_static(b"a batch")),
+        of(ErrorCode::KAFKA_STORAGE_ERROR),
+        FetchedPartition { diverging_epoch: Some(EpochEndOffset { epoch: 0, end_offset: 0 }), ..of(ErrorCode::NONE) },
+        FetchedPartition { preferred_read_replica: Some(NodeId(1)), ..of(ErrorCode::NONE) },
+    ];
+    assert_eq!(parts.each_ref().map(has_nothing), [true, false, false, false, false]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +180,10 @@ async fn present_leader_alone_may_say_that_the_position_is_out_of_range() {
     assert_eq!(answer(1), Some(5), "a replica that is none any more");
     shared.state().positions.set_leader(&tp(0), Some((2, 1)));
     assert_eq!(answer(0), Some(5), "a leader that is none any more");
+    let now = shared.client.clock.now();
+    shared.state().fail(&tp(0), now, &Pauses::new(&shared.client));
     assert_eq!(answer(2), None, "reset");
+    assert_eq!(shared.state().paused.turn(&tp(0), now), Turn::Free, "and where it begins anew nothing has failed");
 }
 
 #[tokio::test(start_paused = true)]

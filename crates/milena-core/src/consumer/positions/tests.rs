@@ -74,7 +74,7 @@ fn committed_offset_wins_over_the_policy_and_a_retry_waits() {
     let mut positions = assigned(OffsetReset::Latest, Start::Committed);
     let question = positions.questions(now).pop().unwrap();
     let later = now + Duration::from_secs(1);
-    positions.ask_again(&tp(), question.version, |_| later);
+    positions.ask_again(&question, |_| later);
     assert!(positions.questions(now).is_empty());
     assert_eq!(positions.next_timeout(), Some(later));
     let question = positions.questions(later).pop().unwrap();
@@ -88,12 +88,12 @@ fn question_that_cannot_be_put_wakes_nobody() {
     let mut positions = assigned(OffsetReset::Latest, Start::End);
     let question = positions.questions(now).pop().unwrap();
     let later = now + Duration::from_secs(1);
-    positions.ask_again(&tp(), question.version, |_| later);
+    positions.ask_again(&question, |_| later);
     positions.set_leader(&tp(), None);
     assert_eq!((positions.questions(later), positions.next_timeout()), (vec![], None));
     let mut positions = assigned(OffsetReset::Latest, Start::End);
     let question = positions.questions(now).pop().unwrap();
-    positions.ask_again(&tp(), question.version, |_| later);
+    positions.ask_again(&question, |_| later);
     assert_eq!(positions.next_timeout(), Some(later));
     positions.hold_back(&tp());
     assert_eq!((positions.questions(later), positions.next_timeout()), (vec![], None));
@@ -103,7 +103,7 @@ fn question_that_cannot_be_put_wakes_nobody() {
 fn fail(positions: &mut Positions, now: Instant) -> u32 {
     let question = positions.questions(now).pop().expect("it is put");
     let mut failures = None;
-    positions.ask_again(&tp(), question.version, |before| {
+    positions.ask_again(&question, |before| {
         failures = Some(before);
         now
     });
@@ -142,6 +142,32 @@ fn coordinator_is_not_asked_sooner_because_a_leader_changed() {
     assert_eq!(fail(&mut positions, now), 0);
     positions.set_leader(&tp(), Some((2, 6)));
     assert_eq!((positions.next_timeout(), fail(&mut positions, now)), (Some(now), 1));
+}
+
+#[test]
+fn question_that_the_leader_before_never_answered_is_put_to_the_new_one_and_one_answer_counts() {
+    let now = Instant::now();
+    let mut positions = assigned(OffsetReset::Latest, Start::Beginning);
+    let silent = positions.questions(now).pop().expect("put");
+    positions.set_leader(&tp(), None);
+    assert_eq!(positions.questions(now), [], "to nobody");
+    positions.set_leader(&tp(), Some((2, 6)));
+    let asked = positions.questions(now).pop().expect("put to the new leader");
+    assert_eq!(asked.unresolved, silent.unresolved);
+    // Whatever comes of the first by now: no answer, and an answer.
+    positions.ask_again(&silent, |_| now);
+    assert_eq!(positions.questions(now), [], "it is under way");
+    positions.handle_offset(&tp(), silent.version, EpochOffset::unknown(3));
+    assert_eq!(positions.get(&tp()).unwrap().position(), None);
+    positions.handle_offset(&tp(), asked.version, EpochOffset::unknown(7));
+    positions.handle_offset(&tp(), silent.version, EpochOffset::unknown(3));
+    assert_eq!(positions.get(&tp()).unwrap().position(), Some(7));
+    // A seek that is awaited is no question, whoever leads.
+    let mut positions = assigned(OffsetReset::None, Start::Offset(10));
+    positions.handle_out_of_range(0, &tp(), version(&positions)).unwrap_err();
+    let before = version(&positions);
+    positions.set_leader(&tp(), Some((2, 6)));
+    assert_eq!((positions.questions(now), version(&positions)), (vec![], before));
 }
 
 #[test]
@@ -390,4 +416,26 @@ fn paused_member_leaves_the_session_and_comes_back() {
     assert_eq!(positions.take_gone(1).len(), 1);
     positions.set_paused(&tp(), false);
     assert_eq!(changed(&positions, 1), [0]);
+}
+
+#[test]
+fn late_failure_of_a_leader_before_neither_puts_off_nor_repeats_what_the_new_one_is_asked() {
+    let now = Instant::now();
+    let late = [
+        (|positions: &mut Positions, question: &Question| positions.ask_again(question, |_| Instant::now()))
+            as fn(&mut Positions, &Question),
+        |positions, question| positions.skip_validation(question),
+        |positions, question| drop(answer(positions, question, Some(at(25, 5)))),
+    ];
+    for late in late {
+        let (mut positions, of_before) = in_doubt(OffsetReset::Latest);
+        positions.set_leader(&tp(), Some((3, 7)));
+        let asked = positions.questions(now).pop().expect("put to the new leader");
+        late(&mut positions, &of_before);
+        assert_eq!((positions.questions(now), positions.next_timeout()), (vec![], None), "one is under way");
+        assert_eq!(positions.fetchable(3), 0, "it alone says whether it has what was read");
+        assert_eq!(answer(&mut positions, &asked, Some(at(25, 5))), None);
+        late(&mut positions, &of_before);
+        assert_eq!((positions.fetchable(3), positions.next_timeout()), (1, None), "nothing is in doubt");
+    }
 }

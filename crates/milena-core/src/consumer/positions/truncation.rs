@@ -3,7 +3,7 @@
 //!
 //! What was fetched and not handed over is simply fetched again. What was handed over and is gone is told.
 
-use super::{EpochOffset, OffsetReset, Position, Positions, Unresolved};
+use super::{EpochOffset, OffsetReset, Position, Positions, Question, Unresolved};
 use crate::consumer::TopicPartition;
 
 /// Records that were handed over are no longer in the log, and `auto.offset.reset` is none (Java's
@@ -91,8 +91,8 @@ impl Positions {
         Some(Divergence::Behind(lost))
     }
 
-    /// As [`Self::handle_epoch_end`], of the answer to a question, which may be about a leader or a record that is no
-    /// longer the last: then it is put again.
+    /// As [`Self::handle_epoch_end`], of the answer to a question. One about a record that is no longer the last is put
+    /// again; one about a leader that is none any more was.
     pub fn handle_epoch_answer(
         &mut self,
         wall: i64,
@@ -103,8 +103,10 @@ impl Positions {
     ) -> Option<Divergence> {
         if self.current(partition, version)?.doubt() != Some(asked) {
             self.update(partition, version, |position| {
-                position.asking = false;
-                position.forget_failures();
+                if position.awaits(asked) {
+                    position.asking = false;
+                    position.forget_failures();
+                }
             });
             return None;
         }
@@ -112,9 +114,11 @@ impl Positions {
     }
 
     /// The leader can't say where epochs end (before Kafka 2.3): nothing is in doubt.
-    pub fn skip_validation(&mut self, partition: &TopicPartition, version: u64) {
-        self.update(partition, version, |position| {
-            position.settle_doubt();
+    pub fn skip_validation(&mut self, question: &Question) {
+        self.update(&question.partition, question.version, |position| {
+            if position.awaits(question.unresolved) {
+                position.settle_doubt();
+            }
         });
     }
 }
@@ -130,6 +134,13 @@ impl Position {
             self.asking = false;
         }
         self.unvalidated = is_settled && epoch >= 0 && self.leader.is_some_and(|(_, leader)| leader > epoch);
+    }
+
+    /// Whether it waits for the answer to what it once asked. A doubt is put to each leader under the same version, for what
+    /// was fetched before stays good, and the answer of the one before decides nothing.
+    pub(super) fn awaits(&self, asked: Unresolved) -> bool {
+        let Unresolved::EpochEnd { leader_epoch: asked, .. } = asked else { return true };
+        matches!(self.doubt(), Some(Unresolved::EpochEnd { leader_epoch, .. }) if leader_epoch == asked)
     }
 
     fn settle_doubt(&mut self) {
