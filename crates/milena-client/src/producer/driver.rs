@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
+use milena_core::producer::budget::headroom::Headroom;
 use milena_core::producer::completion::BatchOutcome;
 use milena_core::producer::failure::{Cause, Hindrance, ProduceFailure};
 use milena_core::producer::identity::ProducerIdentity;
@@ -25,11 +26,14 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// Answers for what is left, however the driver ends.
 pub(super) struct Driver {
     shared: Arc<Shared>,
+    /// Once it ends, nothing is compressed any more.
+    _headroom: Option<Headroom>,
 }
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        let headroom = shared.keep_headroom();
+        Self { shared, _headroom: headroom }
     }
 
     pub(super) async fn run(self) {
