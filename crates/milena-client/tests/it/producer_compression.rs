@@ -3,7 +3,7 @@
 use milena_broker::Broker;
 use milena_client::Client;
 use milena_client::producer::{
-    AutoCompression, Codec, Compression, CompressionReason, Producer, Record, SizeTable, TopicConfig,
+    AutoCompression, BufferMemory, Codec, Compression, CompressionReason, Producer, Record, SizeTable, TopicConfig,
 };
 
 use crate::link::Link;
@@ -156,7 +156,7 @@ async fn every_batch_is_compressed_however_many_partitions_fill_the_memory() {
     const PARTITIONS: i32 = 40;
     let broker = Broker::builder().topic("t", PARTITIONS).seed(1).build();
     let client = client_of_threads(&broker).await;
-    let builder = Producer::builder(&client).compression(Compression::Zstd(Some(9)));
+    let builder = Producer::builder(&client).compression(Compression::Zstd(Some(3)));
     let builder = builder.set("buffer.memory", "4194304").unwrap().batch_size(256 * 1024);
     let producer = builder.linger(std::time::Duration::from_millis(20)).build().unwrap();
     let tasks: Vec<_> = (0..4)
@@ -164,7 +164,7 @@ async fn every_batch_is_compressed_however_many_partitions_fill_the_memory() {
             let producer = producer.clone();
             tokio::spawn(async move {
                 let mut rng = fastrand::Rng::with_seed(task);
-                for number in 0..2_000 {
+                for number in 0..1_000 {
                     let words = std::iter::repeat_with(|| format!("{:x},", rng.u32(..))).take(400);
                     let value: String = words.collect();
                     let record = Record::to("t").partition((number + task as i32) % PARTITIONS).value(&value);
@@ -178,7 +178,7 @@ async fn every_batch_is_compressed_however_many_partitions_fill_the_memory() {
     }
     producer.flush().await;
     let metrics = producer.metrics();
-    assert_eq!((metrics.records_acknowledged, metrics.buffer_used), (8_000, 0));
+    assert_eq!((metrics.records_acknowledged, metrics.buffer_used), (4_000, 0));
     let used: Vec<_> = metrics.compression.iter().map(|used| (used.codec, used.reason)).collect();
     assert_eq!(used, [(Codec::Zstd, CompressionReason::Fixed)], "{:?}", metrics.compression);
 }
@@ -194,4 +194,35 @@ async fn record_that_fits_only_compressed_is_so_where_the_memory_is_full() {
     let value = "x".repeat(250_000);
     producer.send(Record::to("t").value(&value)).await.unwrap().await.unwrap();
     assert_eq!(batches(&client, "t", 0).await, [(1, Codec::Lz4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_memory_is_whole_again_when_no_producer_compresses_any_more() {
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let memory = BufferMemory::new(1 << 20);
+    let build = |compression| {
+        Producer::builder(&client)
+            .shared_memory(&memory)
+            .batch_size(128 * 1024)
+            .compression(compression)
+            .build()
+            .unwrap()
+    };
+    let plain = build(Compression::None);
+    plain.send(Record::to("t").value("first")).await.unwrap().await.unwrap();
+    let value = vec![b'x'; 100_000];
+    let fits = async || {
+        let fits = std::iter::from_fn(|| plain.try_send(Record::to("t").value(&value)).ok()).count();
+        plain.flush().await;
+        fits
+    };
+    // Of 128 KiB each.
+    assert_eq!(fits().await, 8);
+    let (closed, dropped) = (build(Compression::Lz4), build(Compression::Lz4));
+    assert_eq!(fits().await, 6, "two are compressed into the rest");
+    closed.close(std::time::Duration::ZERO).await;
+    drop(dropped);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(fits().await, 8);
 }
