@@ -229,9 +229,11 @@ impl QueuedBatch for ProducerBatch {
         let mut records = records.iter();
         let mut at = 0;
         let mut parts = Vec::with_capacity(ranges.len());
+        // How long a part is, is known once it is encoded: it is moved from here to a buffer of that size.
+        let draft_charge = self.pool.budget().book(BufferPool::capacity_for(sealed.raw_len()));
+        let mut draft = self.pool.take(&draft_charge);
         for range in ranges {
-            let charge = self.pool.budget().book(BufferPool::capacity_for(sealed.raw_len()));
-            let mut encoder = BatchEncoder::new(self.pool.take(&charge), batch.base_timestamp());
+            let mut encoder = BatchEncoder::new(draft, batch.base_timestamp());
             for record in records.by_ref() {
                 let record = record.map_err(|error| error.to_string())?;
                 let inside = range.contains(&at);
@@ -247,6 +249,8 @@ impl QueuedBatch for ProducerBatch {
                     break;
                 }
             }
+            let charge = self.pool.budget().book(encoder.len() - BATCH_HEADER_LEN);
+            draft = encoder.move_to(self.pool.take(&charge));
             let (sealed, free) = encoder.seal_into(codec, level, Vec::new()).map_err(|error| error.to_string())?;
             let mut charge = charge;
             if sealed.compression() == Compression::None {
@@ -258,6 +262,7 @@ impl QueuedBatch for ProducerBatch {
                 parts.push(Self::new(sealed, compressed, Arc::clone(&self.pool)));
             }
         }
+        self.pool.put(draft, draft_charge);
         Ok(parts)
     }
 }

@@ -87,7 +87,10 @@ fn cut_keeps_records_headers_and_codec_and_leaves_out_the_rest() {
         for part in &parts {
             assert_eq!(part.sealed().compression(), codec);
         }
-        drop((batch, parts));
+        drop(batch);
+        let kept: usize = parts.iter().map(|part| part.sealed().wire_len() - BATCH_HEADER_LEN).sum();
+        assert_eq!(pool.budget().used(), kept, "{codec}: each part is charged its own length");
+        drop(parts);
         assert_eq!(pool.budget().used(), 0, "{codec}");
     }
 }
