@@ -3,7 +3,8 @@
 //! Batches enter the queue in the order in which they were closed, whichever is compressed first.
 //!
 //! Compressing takes memory of the budget's headroom. Who finds none waits for those who have it, of all producers that
-//! share the memory, and holds no thread meanwhile.
+//! share the memory, and holds no thread meanwhile. So compression stays within `buffer.memory`, except where a batch of
+//! one record finds no room, or a batch is split.
 
 use std::sync::Arc;
 use std::time::Instant;
