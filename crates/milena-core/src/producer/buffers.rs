@@ -3,9 +3,12 @@
 //! Sizes are powers of two, so that a buffer fits the next batch too. What lies idle counts against the same limit:
 //! a buffer is kept only while everything in use and everything idle stay within the budget together.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use crate::producer::budget::headroom::Turn;
+use crate::producer::budget::headroom::{AwaitTurn, Turn};
 use crate::producer::budget::{ByteBudget, Reservation};
 
 /// The smallest buffer.
@@ -29,6 +32,24 @@ pub struct CopyTurn {
     pub(super) charge: Option<Reservation>,
     // Behind the charge, so that whoever is next finds its bytes.
     pub(super) turn: Turn,
+}
+
+/// A wait for the turn to compress a batch: see [`BufferPool::copy`].
+#[derive(Debug)]
+#[must_use = "nobody queues before it is polled"]
+pub struct AwaitCopy<'a> {
+    pool: &'a BufferPool,
+    plan: CopyPlan,
+    turn: AwaitTurn,
+}
+
+impl Future for AwaitCopy<'_> {
+    type Output = CopyTurn;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CopyTurn> {
+        let this = self.get_mut();
+        Pin::new(&mut this.turn).poll(context).map(|(turn, charge)| this.pool.copy_turn(this.plan, turn, charge))
+    }
 }
 
 /// Idle buffers, and the budget that those in use are charged to.
@@ -87,9 +108,8 @@ impl BufferPool {
     ///
     /// # Cancel safety
     /// Dropped, it leaves its place in the queue to the next.
-    pub async fn copy(&self, plan: CopyPlan) -> CopyTurn {
-        let (turn, charge) = self.budget.turn(Self::capacity_for(plan.bytes)).await;
-        self.copy_turn(plan, turn, charge)
+    pub fn copy(&self, plan: CopyPlan) -> AwaitCopy<'_> {
+        AwaitCopy { pool: self, plan, turn: self.budget.turn(Self::capacity_for(plan.bytes)) }
     }
 
     /// What compresses to less than an eighth is rare, so that nothing is where there is no room for that.
