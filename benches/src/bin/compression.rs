@@ -149,7 +149,8 @@ fn measure(payload: Payload, size: usize, choices: &[Choice], arguments: &Argume
             for number in 0..batches_a_turn {
                 let open = fill(&pool, size, &batches[number % DIFFERENT]);
                 let chosen = run.chooser.choose(&choice.policy, open.records(), || 0);
-                let sealed = open.seal(chosen, &pool).expect("every codec is in this build");
+                let turn = if chosen.codec == Compression::None { None } else { pool.try_copy(open.copy_plan()) };
+                let sealed = open.seal(chosen, turn, &pool).expect("every codec is in this build");
                 run.raw += sealed.sealed().raw_len();
                 run.wire += sealed.sealed().wire_len();
                 run.codec = sealed.sealed().compression();

@@ -141,7 +141,8 @@ pub struct ProducerConfig {
     /// it is that, as Kafka's documentation has it: a request is at least one batch.
     pub batch_size: usize,
     /// `buffer.memory`: how many bytes all batches together may hold. Default 64 MiB. With compression, room for two
-    /// batches, or a quarter if that is less, is kept for what they are compressed into.
+    /// batches, or for one per core if that is more, is kept for what they are compressed into, but no more than a
+    /// quarter. A batch of one record is compressed even where that passes it.
     pub buffer_memory: usize,
     /// `max.block.ms`: how long a send may wait for metadata or memory. Default 60 s.
     pub max_block: Duration,

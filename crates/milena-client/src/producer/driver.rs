@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
+use milena_core::producer::budget::headroom::Headroom;
 use milena_core::producer::completion::BatchOutcome;
 use milena_core::producer::failure::{Cause, Hindrance, ProduceFailure};
 use milena_core::producer::identity::ProducerIdentity;
@@ -22,15 +23,20 @@ use crate::error::RequestError;
 
 /// With nothing to do the driver looks around so often, which costs nothing.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// After so many timers what they made ready is sent, and other tasks have their turn.
+const AT_A_TIME: usize = 500;
 
 /// Answers for what is left, however the driver ends.
 pub(super) struct Driver {
     shared: Arc<Shared>,
+    /// Once it ends, nothing is compressed any more.
+    _headroom: Option<Headroom>,
 }
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        let headroom = shared.keep_headroom();
+        Self { shared, _headroom: headroom }
     }
 
     pub(super) async fn run(self) {
@@ -40,7 +46,7 @@ impl Driver {
         tokio::pin!(closed);
         loop {
             let now = shared.client.clock.now();
-            shared.fire(now);
+            let is_done = shared.fire(now);
             if shared.poll_init() {
                 let shared = Arc::clone(shared);
                 let task = async move { initialize(&shared).await };
@@ -48,6 +54,10 @@ impl Driver {
             }
             if shared.ending.load(SeqCst) && !shared.has_work() {
                 return;
+            }
+            if !is_done {
+                tokio::task::yield_now().await;
+                continue;
             }
             let until = shared.timers().sleep(now + LONGEST_SLEEP);
             tokio::select! {
@@ -84,12 +94,17 @@ impl Shared {
             })
     }
 
-    fn fire(self: &Arc<Self>, now: Instant) {
+    /// Does what is due, and sends what is ready by that. Returns whether it was all, or was much and there may be more.
+    fn fire(self: &Arc<Self>, now: Instant) -> bool {
         let mut nodes = Vec::new();
-        loop {
+        let mut is_done = false;
+        for _ in 0..AT_A_TIME {
             // Its own statement: the lock must be free again before the partition's is taken.
             let timer = self.timers().pop(now);
-            let Some((partition, due)) = timer else { break };
+            let Some((partition, due)) = timer else {
+                is_done = true;
+                break;
+            };
             nodes.extend(match due {
                 Due::Linger(number) => self.end_linger(&partition, number),
                 Due::Company(number) => self.look_for_company(&partition, number, now),
@@ -103,6 +118,7 @@ impl Shared {
         for node in nodes {
             self.pump(node);
         }
+        is_done
     }
 
     /// The open batch may go. It is not closed here: while the broker is behind, a batch closed at every linger's end
@@ -336,3 +352,6 @@ async fn ask(shared: &Shared) -> Result<ProducerIdentity, RequestError> {
         code => Err(RequestError::broker(format!("producer id from {}", connection.address()), code, None)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,8 +32,9 @@ impl Held {
     /// Makes the state that an idle partition is without.
     pub(super) fn wake(&mut self) -> &mut State {
         let rest = self.rest;
-        // The batch that it wakes for, if it stays the only one, needs no second look to be seen as old.
-        self.active.get_or_insert_with(|| Box::new(State { opened_before: 1, ..State::recall(rest) }))
+        // The batch that it wakes for, which is counted when it opens and when it closes, needs no second look to be seen
+        // as old if it stays the only one.
+        self.active.get_or_insert_with(|| Box::new(State { opened_before: 2, ..State::recall(rest) }))
     }
 
     /// Gives the state up, unless it holds more than can be remembered.

@@ -219,7 +219,6 @@ impl ProducerBuilder {
         let limit = self.config.buffer_memory;
         let pool = self.memory.map_or_else(|| BufferPool::new(ByteBudget::new(limit)), |memory| memory.pool);
         let shared = Shared::new(Arc::clone(self.client.inner()), self.config, pool);
-        shared.keep_headroom();
         let driver = Driver::new(Arc::clone(&shared));
         let started = self.client.inner().tasks.spawn("producer", driver.run());
         started.map_err(|closed| ConfigError::Contradiction(closed.to_string()))?;

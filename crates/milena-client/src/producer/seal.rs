@@ -1,10 +1,15 @@
 //! From closed to sealed: compression and checksum, in place where that is quick, else off the async workers.
 //!
 //! Batches enter the queue in the order in which they were closed, whichever is compressed first.
+//!
+//! Compressing takes memory of the budget's headroom. Who finds none waits for those who have it, of all producers that
+//! share the memory, and holds no thread meanwhile. So compression stays within `buffer.memory`, except where a batch of
+//! one record finds no room, or a batch is split.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use milena_core::producer::buffers::CopyTurn;
 use milena_core::producer::completion::{BatchOutcome, BatchShare};
 use milena_core::producer::compression_choice::{CompressionChoice, CompressionReason};
 use milena_core::producer::failure::ProduceFailure;
@@ -58,8 +63,20 @@ pub(super) fn advance(shared: &Arc<Shared>, partition: &Arc<Partition>, state: &
             }
             Some(Closing::Whole(open, choice)) => {
                 let choice = choice.unwrap_or_else(|| choose(shared, partition, state, &open));
+                let turn = match choice.codec {
+                    Compression::None => None,
+                    _ => match shared.buffers.try_copy(open.copy_plan()) {
+                        Some(turn) => Some(turn),
+                        None => {
+                            let errand = Errand::new(shared, partition, open, choice);
+                            state.closing.push_front(errand.placeholder());
+                            later.errands.push(errand);
+                            return;
+                        }
+                    },
+                };
                 let (created, share) = (open.created(), open.share());
-                match seal(shared, open, choice) {
+                match seal(shared, open, choice, turn) {
                     Ok(batch) => {
                         state.chooser.sealed(&partition.settings().compression, reason(&batch, choice));
                         state.queue.push(created, batch, share);
@@ -87,10 +104,15 @@ fn reason(batch: &ProducerBatch, choice: CompressionChoice) -> CompressionReason
     }
 }
 
-fn seal(shared: &Shared, open: OpenBatch, choice: CompressionChoice) -> Result<ProducerBatch, BatchOutcome> {
+fn seal(
+    shared: &Shared,
+    open: OpenBatch,
+    choice: CompressionChoice,
+    turn: Option<CopyTurn>,
+) -> Result<ProducerBatch, BatchOutcome> {
     let raw = open.len();
     let from = (choice.codec != Compression::None).then(|| shared.client.clock.now());
-    let sealed = open.seal(choice, &shared.buffers);
+    let sealed = open.seal(choice, turn, &shared.buffers);
     if let Some(from) = from {
         lock(&shared.effort).worked(from, shared.client.clock.now());
     }
@@ -165,16 +187,20 @@ impl Errand {
     /// No lock may be held: where nothing may start any more, this ends at once.
     fn start<F>(mut self, seal: F)
     where
-        F: FnOnce(&Shared, OpenBatch, CompressionChoice) -> Result<ProducerBatch, BatchOutcome> + Send + 'static,
+        F: FnOnce(&Shared, OpenBatch, CompressionChoice, Option<CopyTurn>) -> Result<ProducerBatch, BatchOutcome>
+            + Send
+            + 'static,
     {
         let tasks = self.shared.client.tasks.clone();
-        let work = move || {
-            let (open, choice) = self.work.take().expect("it starts once");
-            let result = seal(&self.shared, open, choice);
-            (self, result)
-        };
         // Whatever drops the errand instead of returning it has it answer for the batch.
         let task = async move {
+            let plan = self.work.as_ref().expect("it starts once").0.copy_plan();
+            let turn = self.shared.buffers.copy(plan).await;
+            let work = move || {
+                let (open, choice) = self.work.take().expect("it starts once");
+                let result = seal(&self.shared, open, choice, Some(turn));
+                (self, result)
+            };
             if let Ok((errand, result)) = tokio::task::spawn_blocking(work).await {
                 errand.come_back(result);
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use milena_core::metadata::{ClusterSnapshot, TopicMetadata};
+use milena_core::producer::budget::headroom::Headroom;
 use milena_core::producer::buffers::BufferPool;
 use milena_core::producer::completion::{BatchOutcome, BatchShare};
 use milena_core::producer::compression_effort::CompressionEffort;
@@ -152,14 +153,18 @@ impl Shared {
         self.lifecycle.store(CLOSED, Ordering::SeqCst);
     }
 
-    /// What two batches are compressed into, on as many threads, is kept from those who append: a full memory has batches
-    /// compressed too.
-    pub(super) fn keep_headroom(&self) {
+    /// What is compressed into is kept from those who append, for as many batches as there are threads and for two at
+    /// least: a full memory has batches compressed too. For as long as what this returns lives.
+    pub(super) fn keep_headroom(&self) -> Option<Headroom> {
         let all = self.settings_by_topic.values().chain([&self.settings]);
-        let largest = all.filter(|settings| !settings.compression.is_none()).map(|settings| settings.batch_size).max();
-        if let Some(largest) = largest {
-            self.buffers.budget().keep_headroom(2 * BufferPool::capacity_for(largest));
-        }
+        let compressed = all.filter(|settings| !settings.compression.is_none());
+        let largest = compressed.map(|settings| settings.batch_size).max()?;
+        let at_a_time = match self.client.clock.is_virtual() {
+            true => 2,
+            false => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+        };
+        let bytes = at_a_time.saturating_mul(BufferPool::capacity_for(largest));
+        Some(self.buffers.budget().keep_headroom(bytes))
     }
 
     /// How large a buffer a partition may take at first, so that all that are active get one.

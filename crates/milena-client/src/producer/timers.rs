@@ -61,6 +61,11 @@ impl Timers {
         Some((timer.partition, timer.due))
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// When the next timer is due; the driver sleeps until then, or until it is woken.
     pub(super) fn sleep(&mut self, longest: Instant) -> Instant {
         let until = self.heap.peek().map_or(longest, |timer| timer.0.at.min(longest));

@@ -3,9 +3,10 @@
 use milena_broker::Broker;
 use milena_client::Client;
 use milena_client::producer::{
-    AutoCompression, Codec, Compression, CompressionReason, Producer, Record, SizeTable, TopicConfig,
+    AutoCompression, BufferMemory, Codec, Compression, CompressionReason, Producer, Record, SizeTable, TopicConfig,
 };
 
+use crate::link::Link;
 use crate::producer_log::{batches, client};
 
 /// A batch of about so many bytes; `noise` can't be compressed.
@@ -141,4 +142,87 @@ async fn batch_is_no_larger_than_a_request_may_be() {
     // Behind a header of 61 B, 109 B each.
     let largest = batches(&client, "t", 0).await.into_iter().map(|(records, _)| records).max();
     assert_eq!(largest, Some((4_096 - 61) / 109));
+}
+
+/// A client in real time: batches are compressed on threads of their own.
+async fn client_of_threads(broker: &Broker) -> Client {
+    let builder = Client::builder().bootstrap(broker.bootstrap()).unwrap();
+    builder.connector(std::sync::Arc::new(Link(broker.clone()))).build().await.unwrap()
+}
+
+/// Each waits until there is memory to compress it into, rather than to be sent as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_batch_is_compressed_however_many_partitions_fill_the_memory() {
+    const PARTITIONS: i32 = 40;
+    let broker = Broker::builder().topic("t", PARTITIONS).seed(1).build();
+    let client = client_of_threads(&broker).await;
+    let builder = Producer::builder(&client).compression(Compression::Zstd(Some(3)));
+    let builder = builder.set("buffer.memory", "4194304").unwrap().batch_size(256 * 1024);
+    let producer = builder.linger(std::time::Duration::from_millis(20)).build().unwrap();
+    let tasks: Vec<_> = (0..4)
+        .map(|task| {
+            let producer = producer.clone();
+            tokio::spawn(async move {
+                let mut rng = fastrand::Rng::with_seed(task);
+                for number in 0..1_000 {
+                    let words = std::iter::repeat_with(|| format!("{:x},", rng.u32(..))).take(400);
+                    let value: String = words.collect();
+                    let record = Record::to("t").partition((number + task as i32) % PARTITIONS).value(&value);
+                    drop(producer.send(record).await.unwrap());
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    producer.flush().await;
+    let metrics = producer.metrics();
+    assert_eq!((metrics.records_acknowledged, metrics.buffer_used), (4_000, 0));
+    let used: Vec<_> = metrics.compression.iter().map(|used| (used.codec, used.reason)).collect();
+    assert_eq!(used, [(Codec::Zstd, CompressionReason::Fixed)], "{:?}", metrics.compression);
+}
+
+/// As it is the broker would refuse it for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn record_that_fits_only_compressed_is_so_where_the_memory_is_full() {
+    let broker = Broker::builder().topic("t", 1).config("message.max.bytes", "100000").seed(1).build();
+    let client = client_of_threads(&broker).await;
+    let builder = Producer::builder(&client).compression(Compression::Lz4).set("buffer.memory", "262144").unwrap();
+    let producer = builder.set("max.request.size", "262144").unwrap().build().unwrap();
+    // It fills the memory alone, and what it is compressed into is not there.
+    let value = "x".repeat(250_000);
+    producer.send(Record::to("t").value(&value)).await.unwrap().await.unwrap();
+    assert_eq!(batches(&client, "t", 0).await, [(1, Codec::Lz4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_memory_is_whole_again_when_no_producer_compresses_any_more() {
+    let broker = Broker::builder().topic("t", 1).seed(1).build();
+    let client = client(&broker).await;
+    let memory = BufferMemory::new(1 << 20);
+    let build = |compression| {
+        Producer::builder(&client)
+            .shared_memory(&memory)
+            .batch_size(128 * 1024)
+            .compression(compression)
+            .build()
+            .unwrap()
+    };
+    let plain = build(Compression::None);
+    plain.send(Record::to("t").value("first")).await.unwrap().await.unwrap();
+    let value = vec![b'x'; 100_000];
+    let fits = async || {
+        let fits = std::iter::from_fn(|| plain.try_send(Record::to("t").value(&value)).ok()).count();
+        plain.flush().await;
+        fits
+    };
+    // Of 128 KiB each.
+    assert_eq!(fits().await, 8);
+    let (closed, dropped) = (build(Compression::Lz4), build(Compression::Lz4));
+    assert_eq!(fits().await, 6, "two are compressed into the rest");
+    closed.close(std::time::Duration::ZERO).await;
+    drop(dropped);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(fits().await, 8);
 }

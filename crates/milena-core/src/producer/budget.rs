@@ -4,8 +4,8 @@
 //! served. Nothing is reserved per record, only as buffers are allocated. A [`Reservation`] gives its bytes back when
 //! it drops, also from inside a dropped wait. Knows no clock: whoever waits bounds the wait.
 //!
-//! What gives back more than it takes may take from the headroom, which those who fill the budget leave alone: a full one
-//! must still be able to empty itself.
+//! What gives back more than it takes may take from the [headroom](headroom), which those who fill the budget leave alone:
+//! a full one must still be able to empty itself.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,6 +13,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+pub mod headroom;
 
 /// A number of bytes that may be held at a time.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct ByteBudget {
     pub(crate) peak: AtomicUsize,
     /// Length of the queue, readable without its lock.
     waiting: AtomicUsize,
+    /// The same of those who wait for a turn with the headroom.
+    waiting_ahead: AtomicUsize,
     queue: Mutex<Queue>,
 }
 
@@ -33,6 +37,7 @@ pub struct ByteBudget {
 struct Queue {
     waiters: VecDeque<Waiter>,
     next_id: u64,
+    ahead: headroom::Ahead,
 }
 
 #[derive(Debug)]
@@ -52,13 +57,9 @@ impl ByteBudget {
             #[cfg(test)]
             peak: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            waiting_ahead: AtomicUsize::new(0),
             queue: Mutex::default(),
         })
-    }
-
-    /// Leaves `bytes` of it, but no more than a quarter, to [`Self::try_reserve_ahead`]; the largest wish counts.
-    pub fn keep_headroom(&self, bytes: usize) {
-        self.open.fetch_min(self.limit - bytes.min(self.limit / 4), Ordering::SeqCst);
     }
 
     /// The limit it was made with.
@@ -82,12 +83,6 @@ impl ByteBudget {
             return None;
         }
         Some(Reservation { budget: Arc::clone(self), bytes })
-    }
-
-    /// Reserves `bytes` if there is room, with the headroom, ahead of those who wait: for what soon gives back more.
-    pub fn try_reserve_ahead(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
-        self.take_within(bytes, |used| used.saturating_add(bytes) <= self.limit)
-            .then(|| Reservation { budget: Arc::clone(self), bytes })
     }
 
     /// Reserves `bytes` whether there is room or not: the memory exists already, or must, and is paid back like any.
@@ -139,7 +134,7 @@ impl ByteBudget {
     fn release(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::SeqCst);
         // A waiter counts itself before it looks at `used`, and this is the other way round: one of the two sees.
-        if self.waiting() > 0 {
+        if self.waiting() > 0 || self.waiting_ahead.load(Ordering::SeqCst) > 0 {
             self.grant();
         }
     }
@@ -148,7 +143,9 @@ impl ByteBudget {
     fn grant(&self) {
         let granted = {
             let mut queue = self.lock();
-            self.grant_in(&mut queue)
+            let mut granted = self.grant_turns(&mut queue.ahead);
+            granted.extend(self.grant_in(&mut queue));
+            granted
         };
         for waker in granted {
             waker.wake();
@@ -331,29 +328,6 @@ mod tests {
         assert_eq!(budget.used(), 120, "what exists is booked, limit or not");
         drop(first);
         assert_eq!(budget.used(), 0);
-    }
-
-    #[test]
-    fn headroom_is_left_to_what_gives_back_more_and_never_passes_the_limit() {
-        let budget = ByteBudget::new(100);
-        budget.keep_headroom(20);
-        budget.keep_headroom(10);
-        assert!(budget.try_reserve(81).is_some(), "whoever is alone gets what it needs");
-        let first = budget.try_reserve(80).expect("the headroom stays");
-        assert!(budget.try_reserve(1).is_none());
-        let count = Arc::new(Count::default());
-        let mut waits = budget.reserve(1);
-        assert!(poll(&mut waits, &count).is_none());
-        assert!(budget.try_reserve_ahead(21).is_none());
-        let copy = budget.try_reserve_ahead(20).expect("ahead of who waits");
-        drop(first);
-        drop(poll(&mut waits, &count).expect("granted"));
-        drop(copy);
-        assert_eq!((budget.used(), budget.peak.load(Ordering::SeqCst)), (0, 100));
-
-        let small = ByteBudget::new(100);
-        small.keep_headroom(1_000);
-        assert!(small.try_reserve(50).is_some_and(|_held| small.try_reserve(25).is_some()), "a quarter at most");
     }
 
     #[test]

@@ -3,14 +3,54 @@
 //! Sizes are powers of two, so that a buffer fits the next batch too. What lies idle counts against the same limit:
 //! a buffer is kept only while everything in use and everything idle stay within the budget together.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
+use crate::producer::budget::headroom::{AwaitTurn, Turn};
 use crate::producer::budget::{ByteBudget, Reservation};
 
 /// The smallest buffer.
 const MIN_CAPACITY: usize = 1024;
 /// Sizes from [`MIN_CAPACITY`] to 32 MiB are kept; what is larger is freed.
 const CLASSES: usize = 16;
+
+/// What a batch needs in order to be compressed.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyPlan {
+    /// What it has to be compressed.
+    pub(super) bytes: usize,
+    /// Whether it gets the memory even where there is none.
+    pub(super) is_due: bool,
+}
+
+/// The turn to compress a batch, and what pays for what comes out, if anything does. Whoever waits for memory to compress
+/// into is woken when it drops.
+#[derive(Debug)]
+pub struct CopyTurn {
+    pub(super) charge: Option<Reservation>,
+    // Behind the charge, so that whoever is next finds its bytes.
+    pub(super) turn: Turn,
+}
+
+/// A wait for the turn to compress a batch: see [`BufferPool::copy`].
+#[derive(Debug)]
+#[must_use = "nobody queues before it is polled"]
+pub struct AwaitCopy<'a> {
+    pool: &'a BufferPool,
+    plan: CopyPlan,
+    turn: AwaitTurn,
+}
+
+impl Future for AwaitCopy<'_> {
+    type Output = CopyTurn;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CopyTurn> {
+        let this = self.get_mut();
+        Pin::new(&mut this.turn).poll(context).map(|(turn, charge)| this.pool.copy_turn(this.plan, turn, charge))
+    }
+}
 
 /// Idle buffers, and the budget that those in use are charged to.
 #[derive(Debug)]
@@ -57,17 +97,31 @@ impl BufferPool {
         Vec::with_capacity(capacity)
     }
 
-    /// What pays for a compressed copy of `bytes`: for as many if the budget has room, else for less. What compresses to
-    /// less than an eighth is rare, so that nothing is where there is no room for that.
-    pub fn charge_for_copy(&self, bytes: usize) -> Option<Reservation> {
-        let mut wanted = Self::capacity_for(bytes);
-        while wanted >= MIN_CAPACITY && wanted >= bytes / 8 {
-            if let Some(charge) = self.budget.try_reserve_ahead(wanted) {
-                return Some(charge);
-            }
-            wanted /= 2;
-        }
-        None
+    /// The turn to compress what `plan` says, if it need not be waited for.
+    pub fn try_copy(&self, plan: CopyPlan) -> Option<CopyTurn> {
+        let (turn, charge) = self.budget.try_turn(Self::capacity_for(plan.bytes))?;
+        Some(self.copy_turn(plan, turn, charge))
+    }
+
+    /// As [`Self::try_copy`], once the budget has room for as many bytes, or nothing else is compressed that would give
+    /// some back.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves its place in the queue to the next.
+    pub fn copy(&self, plan: CopyPlan) -> AwaitCopy<'_> {
+        AwaitCopy { pool: self, plan, turn: self.budget.turn(Self::capacity_for(plan.bytes)) }
+    }
+
+    /// What compresses to less than an eighth is rare, so that nothing is where there is no room for that.
+    fn copy_turn(&self, plan: CopyPlan, turn: Turn, charge: Option<Reservation>) -> CopyTurn {
+        let full = Self::capacity_for(plan.bytes);
+        let smaller = || {
+            let sizes = std::iter::successors(Some(full / 2), |size| Some(size / 2));
+            let mut sizes = sizes.take_while(|size| *size >= MIN_CAPACITY && *size >= plan.bytes / 8);
+            sizes.find_map(|size| self.budget.try_reserve_ahead(size))
+        };
+        let charge = charge.or_else(|| if plan.is_due { Some(self.budget.book(full)) } else { smaller() });
+        CopyTurn { charge, turn }
     }
 
     /// Takes a buffer back, with its charge.

@@ -11,7 +11,7 @@ use milena_protocol::compress::{CompressError, Compression};
 use milena_protocol::record::{AppendError, BATCH_HEADER_LEN, BatchEncoder, RecordBatches, RecordHeader, SealedBatch};
 
 use crate::producer::budget::Reservation;
-use crate::producer::buffers::BufferPool;
+use crate::producer::buffers::{BufferPool, CopyPlan, CopyTurn};
 use crate::producer::completion::{BatchShare, Completion};
 use crate::producer::compression_choice::CompressionChoice;
 use crate::producer::identity::ProducerIdentity;
@@ -139,17 +139,29 @@ impl OpenBatch {
         Arc::clone(&self.completion).close(self.record_count())
     }
 
-    /// Compresses, computes the CRC, and gives the buffer back that this frees. Takes long for a large batch. Never passes
-    /// the budget: where that has no room for the copy, the records stay as they are.
+    /// What compressing it takes. A batch of one record has it even where that passes the budget: it can't be split, and
+    /// may be too large for the broker as it is.
+    pub fn copy_plan(&self) -> CopyPlan {
+        // A buffer holds what is behind the header: with it, a batch that fills its own would be charged the next size.
+        CopyPlan { bytes: self.encoder.len() - BATCH_HEADER_LEN, is_due: self.record_count() == 1 }
+    }
+
+    /// Compresses, computes the CRC, and gives the buffer back that this frees. Takes long for a large batch. Without a
+    /// `turn`, or where the budget had no room for the copy, the records stay as they are.
     ///
     /// # Errors
     /// The codec is not in this build, or has no such level. The buffer is lost then, its charge is not.
-    pub fn seal(self, choice: CompressionChoice, pool: &Arc<BufferPool>) -> Result<ProducerBatch, CompressError> {
+    pub fn seal(
+        self,
+        choice: CompressionChoice,
+        turn: Option<CopyTurn>,
+        pool: &Arc<BufferPool>,
+    ) -> Result<ProducerBatch, CompressError> {
+        let pays = choice.at_most(self.copy_plan().bytes);
         let Self { encoder, charge, .. } = self;
-        // A buffer holds what is behind the header: with it, a batch that fills its own would be charged the next size.
-        let raw_len = encoder.len() - BATCH_HEADER_LEN;
-        let pays = choice.at_most(raw_len);
-        let copy = if choice.codec == Compression::None { None } else { pool.charge_for_copy(raw_len) };
+        // The turn ends when everything is given back.
+        let (copy, _turn) = turn.map(|turn| (turn.charge, turn.turn)).unzip();
+        let copy = copy.flatten().filter(|_| choice.codec != Compression::None);
         let (output, at_most) = match &copy {
             Some(copy) => (pool.take(copy), copy.bytes().min(pays)),
             None => (Vec::new(), 0),
@@ -217,9 +229,11 @@ impl QueuedBatch for ProducerBatch {
         let mut records = records.iter();
         let mut at = 0;
         let mut parts = Vec::with_capacity(ranges.len());
+        // How long a part is, is known once it is encoded: it is moved from here to a buffer of that size.
+        let draft_charge = self.pool.budget().book(BufferPool::capacity_for(sealed.raw_len()));
+        let mut draft = self.pool.take(&draft_charge);
         for range in ranges {
-            let charge = self.pool.budget().book(BufferPool::capacity_for(sealed.raw_len()));
-            let mut encoder = BatchEncoder::new(self.pool.take(&charge), batch.base_timestamp());
+            let mut encoder = BatchEncoder::new(draft, batch.base_timestamp());
             for record in records.by_ref() {
                 let record = record.map_err(|error| error.to_string())?;
                 let inside = range.contains(&at);
@@ -235,6 +249,8 @@ impl QueuedBatch for ProducerBatch {
                     break;
                 }
             }
+            let charge = self.pool.budget().book(encoder.len() - BATCH_HEADER_LEN);
+            draft = encoder.move_to(self.pool.take(&charge));
             let (sealed, free) = encoder.seal_into(codec, level, Vec::new()).map_err(|error| error.to_string())?;
             let mut charge = charge;
             if sealed.compression() == Compression::None {
@@ -246,6 +262,7 @@ impl QueuedBatch for ProducerBatch {
                 parts.push(Self::new(sealed, compressed, Arc::clone(&self.pool)));
             }
         }
+        self.pool.put(draft, draft_charge);
         Ok(parts)
     }
 }

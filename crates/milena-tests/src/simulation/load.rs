@@ -154,12 +154,12 @@ impl Load {
         let sent = lock(&self.world.history).n_appended(self.index).saturating_sub(answered);
         let known = if self.plan.compression == Compression::None { sent * self.plan.filling as u64 } else { 0 };
         let (held, limit) = (metrics.buffer_used.max(known), self.plan.buffer_memory as u64);
-        // Each part of a batch that is split gets a buffer that all of it would fit into, and what is split is the oldest
-        // batch of its partition. What compression needs for a moment is given back before anybody can look.
+        // What compression needs for a moment is given back before anybody can look. The parts of a compressed batch that
+        // is split, the oldest of its partition, may compress worse than the whole did, or not at all.
         let partitions = usize::try_from(self.world.plan.partitions).unwrap_or(0);
         let parts = partitions * self.plan.batch_size.next_power_of_two();
-        let makes_copies = self.world.plan.message_max.is_some();
-        let limit = limit + if makes_copies { limit.min(parts as u64) } else { 0 };
+        let may_pass = self.world.plan.message_max.is_some() && self.plan.compression != Compression::None;
+        let limit = limit + if may_pass { limit.min(parts as u64) } else { 0 };
         if held > limit {
             self.violated(Violation::OverBudget { held, limit });
         }

@@ -98,3 +98,27 @@ async fn clones_with_one_key_keep_its_order_across_spread_and_gather() {
         assert_eq!(delivery.await.unwrap().offset(), Some(number));
     }
 }
+
+/// One batch needs no second look to be seen as old, also where others that share its first look were written to again.
+#[tokio::test(start_paused = true)]
+async fn partition_that_one_batch_woke_is_given_up_at_its_first_look() {
+    let broker = Broker::builder().topic("t", 2).build();
+    let client = client_of(broker).build().await.unwrap();
+    let producer = Producer::builder(&client).build().unwrap();
+    let send = async |partition| {
+        producer.send(Record::to("t").partition(partition).value("0")).await.unwrap().await.unwrap();
+    };
+    send(0).await;
+    send(1).await;
+    let partitions: Vec<_> = producer.handle.shared.topic("t").unwrap().partitions().present().to_vec();
+    let is_active = || [partitions[0].lock().is_some(), partitions[1].lock().is_some()];
+    let look_after = partitions[0].settings().look_after;
+    tokio::time::sleep(look_after / 2).await;
+    assert_eq!(is_active(), [true, true]);
+    send(1).await;
+    tokio::time::sleep(look_after / 2 + Duration::from_millis(260)).await;
+    assert_eq!(is_active(), [false, true], "the other has had two batches since");
+    tokio::time::sleep(look_after).await;
+    assert_eq!(is_active(), [false, false]);
+    assert_eq!(producer.handle.shared.active_partitions.load(Relaxed), 0);
+}

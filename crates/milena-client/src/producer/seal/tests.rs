@@ -60,7 +60,7 @@ async fn compressed_batch_goes_ahead_of_what_was_closed_later() {
 async fn compression_that_panics_fails_its_batch_alone() {
     let (producer, errand, delivery) = errand().await;
     let behind = behind(&producer).await;
-    errand.start(|_, _, _| panic!("on purpose"));
+    errand.start(|_, _, _, _| panic!("on purpose"));
     is_made_good(producer, delivery, behind).await;
 }
 

@@ -23,6 +23,14 @@ fn filled(pool: &Arc<BufferPool>, records: u32) -> OpenBatch {
     batch
 }
 
+impl OpenBatch {
+    /// Seals it as one that is alone does.
+    fn seal_now(self, choice: CompressionChoice, pool: &Arc<BufferPool>) -> Result<ProducerBatch, CompressError> {
+        let turn = if choice.codec == Compression::None { None } else { pool.try_copy(self.copy_plan()) };
+        self.seal(choice, turn, pool)
+    }
+}
+
 /// Values of a batch, after its CRC was checked.
 fn values(batch: &ProducerBatch) -> Vec<String> {
     let parsed = RecordBatches::new(batch.sealed().to_bytes()).next().unwrap().unwrap();
@@ -44,7 +52,7 @@ fn buffer_goes_back_when_the_batch_is_done_and_nothing_stays_charged() {
     for codec in [Compression::None, Compression::Lz4, Compression::Zstd] {
         let pool = pool();
         let batch = filled(&pool, 100);
-        let sealed = batch.seal(CompressionChoice::fixed(codec, None), &pool).unwrap();
+        let sealed = batch.seal_now(CompressionChoice::fixed(codec, None), &pool).unwrap();
         assert!(pool.budget().used() >= sealed.sealed().wire_len() - BATCH_HEADER_LEN);
         let frame = sealed.sealed().records();
         drop(frame);
@@ -57,7 +65,7 @@ fn buffer_goes_back_when_the_batch_is_done_and_nothing_stays_charged() {
 #[test]
 fn batch_that_a_frame_still_shares_gives_its_charge_back_and_not_its_bytes() {
     let pool = pool();
-    let sealed = filled(&pool, 10).seal(CompressionChoice::fixed(Compression::None, None), &pool).unwrap();
+    let sealed = filled(&pool, 10).seal_now(CompressionChoice::fixed(Compression::None, None), &pool).unwrap();
     let frame = sealed.sealed().records();
     let before = frame.to_vec();
     drop(sealed);
@@ -70,7 +78,7 @@ fn batch_that_a_frame_still_shares_gives_its_charge_back_and_not_its_bytes() {
 fn cut_keeps_records_headers_and_codec_and_leaves_out_the_rest() {
     for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
         let pool = pool();
-        let batch = filled(&pool, 60).seal(CompressionChoice::fixed(codec, None), &pool).unwrap();
+        let batch = filled(&pool, 60).seal_now(CompressionChoice::fixed(codec, None), &pool).unwrap();
         let parts = batch.cut(&[0..20, 21..60]).unwrap();
         let all: Vec<_> = (0..60).map(|record| format!("value {record} of a batch")).collect();
         assert_eq!(values(&batch), all);
@@ -79,7 +87,10 @@ fn cut_keeps_records_headers_and_codec_and_leaves_out_the_rest() {
         for part in &parts {
             assert_eq!(part.sealed().compression(), codec);
         }
-        drop((batch, parts));
+        drop(batch);
+        let kept: usize = parts.iter().map(|part| part.sealed().wire_len() - BATCH_HEADER_LEN).sum();
+        assert_eq!(pool.budget().used(), kept, "{codec}: each part is charged its own length");
+        drop(parts);
         assert_eq!(pool.budget().used(), 0, "{codec}");
     }
 }
@@ -87,7 +98,7 @@ fn cut_keeps_records_headers_and_codec_and_leaves_out_the_rest() {
 #[test]
 fn stamp_numbers_the_batch_anew_each_time() {
     let pool = pool();
-    let mut batch = filled(&pool, 3).seal(CompressionChoice::fixed(Compression::None, None), &pool).unwrap();
+    let mut batch = filled(&pool, 3).seal_now(CompressionChoice::fixed(Compression::None, None), &pool).unwrap();
     for (epoch, sequence) in [(0, 7), (1, 0)] {
         batch.stamp(Some((ProducerIdentity { id: 42, epoch }, sequence)));
         let parsed = RecordBatches::new(batch.sealed().to_bytes()).next().unwrap().unwrap();
@@ -125,7 +136,7 @@ fn batches_that_grow_leave_no_more_buffers_behind_than_they_needed_at_a_time() {
         for capacity in [16_384, 32_768, 65_536] {
             assert!(batch.try_grow(capacity, &pool));
         }
-        drop(batch.seal(CompressionChoice::fixed(Compression::None, None), &pool));
+        drop(batch.seal_now(CompressionChoice::fixed(Compression::None, None), &pool));
     }
     assert_eq!((pool.budget().used(), pool.idle()), (0, 8_192 + 16_384 + 32_768 + 65_536));
 }
@@ -140,7 +151,7 @@ fn hardly_smaller_batch_is_sent_as_it_was_where_the_choice_says_so() {
         let mut batch = open(&pool, 8_192);
         batch.append(usize::MAX, 1_000, None, Some(&value), &[]).unwrap();
         let choice = CompressionChoice { keep_percent, ..CompressionChoice::fixed(Compression::Zstd, Some(1)) };
-        batch.seal(choice, &pool).unwrap()
+        batch.seal_now(choice, &pool).unwrap()
     };
     let compressed = seal(100);
     let raw = compressed.sealed().raw_len() - BATCH_HEADER_LEN;
@@ -176,11 +187,11 @@ fn sealing_allocates_nothing_per_byte_once_the_codec_is_warm() {
     for codec in Compression::ALL {
         let choice = CompressionChoice::fixed(codec, (codec == Compression::Zstd).then_some(1));
         for _ in 0..2 {
-            drop(full().seal(choice, &pool).unwrap());
+            drop(full().seal_now(choice, &pool).unwrap());
         }
         let batch = full();
         let mut sealed = None;
-        let allocated = allocation_counter::measure(|| sealed = Some(batch.seal(choice, &pool).unwrap()));
+        let allocated = allocation_counter::measure(|| sealed = Some(batch.seal_now(choice, &pool).unwrap()));
         assert_eq!(sealed.unwrap().sealed().compression(), codec);
         // What the batch shares with the frames that are made of it.
         assert!(allocated.count_total <= 2 && allocated.bytes_total <= 256, "{codec}: {allocated:?}");
@@ -194,7 +205,7 @@ fn batch_that_fills_its_buffer_is_compressed_into_one_of_the_same_size() {
     let mut batch = open(&pool, 4_096);
     while batch.append(usize::MAX, 1_000, None, Some(b"twenty bytes of text"), &[]).unwrap().is_some() {}
     assert!(batch.len() > 4_096, "with its header it is larger than its buffer: {}", batch.len());
-    let sealed = batch.seal(CompressionChoice::fixed(Compression::Lz4, None), &pool).unwrap();
+    let sealed = batch.seal_now(CompressionChoice::fixed(Compression::Lz4, None), &pool).unwrap();
     assert_eq!(sealed.sealed().compression(), Compression::Lz4);
     assert_eq!(pool.budget().used(), 4_096);
 }
@@ -203,7 +214,7 @@ fn batch_that_fills_its_buffer_is_compressed_into_one_of_the_same_size() {
 /// returns how many were sealed, and how many of them were compressed.
 fn under_pressure(codec: Compression, headroom: usize, noise: bool) -> (usize, usize) {
     let pool = BufferPool::new(ByteBudget::new(64 * 1024));
-    pool.budget().keep_headroom(headroom);
+    let _headroom = pool.budget().keep_headroom(headroom);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut in_flight = std::collections::VecDeque::new();
     let (mut sealed, mut compressed) = (0, 0);
@@ -223,7 +234,7 @@ fn under_pressure(codec: Compression, headroom: usize, noise: bool) -> (usize, u
             opened.push((batch, values));
         }
         for (batch, values) in opened {
-            let batch = batch.seal(CompressionChoice::fixed(codec, None), &pool).unwrap();
+            let batch = batch.seal_now(CompressionChoice::fixed(codec, None), &pool).unwrap();
             let is_compressed = batch.sealed().compression() == codec;
             assert!(is_compressed || noise || batch.lacked_room(), "{codec}: it said nothing of what it lacked");
             sealed += 1;
@@ -259,4 +270,17 @@ fn compressing_never_passes_the_budget_however_full_it_is() {
         let (sealed, _) = under_pressure(codec, 16 * 1024, true);
         assert!(sealed > 100, "{codec}: {sealed}");
     }
+}
+
+/// It can't be split, and the broker may refuse it as it is.
+#[test]
+fn batch_of_one_record_is_compressed_even_where_there_is_no_room() {
+    let pool = BufferPool::new(ByteBudget::new(8_192));
+    let mut batch = open(&pool, 8_192);
+    batch.append(usize::MAX, 1_000, None, Some(&[b'x'; 8_000]), &[]).unwrap().expect("room");
+    let sealed = batch.seal_now(CompressionChoice::fixed(Compression::Lz4, None), &pool).unwrap();
+    assert_eq!((sealed.sealed().compression(), sealed.lacked_room()), (Compression::Lz4, false));
+    assert_eq!(pool.budget().used(), 8_192);
+    drop(sealed);
+    assert_eq!(pool.budget().used(), 0);
 }

@@ -68,9 +68,10 @@ impl Answer {
     pub(super) fn is_unsure(&self) -> bool {
         match self {
             Self::Lost => true,
-            // Kafka throws it before anything is appended (`Partition.appendRecordsToLeader`), and answers base offset -1
-            // then. A leader that is deposed while it waits for its followers has an offset, and keeps it in its answer
-            // (`DelayedProduce` overwrites the error alone).
+            // That base offset -1 means that nothing was appended is how Apache Kafka behaves, no word of the protocol:
+            // it throws the error before the append (`Partition.appendRecordsToLeader`), and a leader that is deposed while
+            // it waits for its followers keeps the offset in its answer (`DelayedProduce` overwrites the error alone). A
+            // broker that answers otherwise can have a batch written twice.
             Self::Refused { code: ErrorCode::NOT_LEADER_OR_FOLLOWER, appended, .. } => *appended,
             _ => self.verdict() == Some(Verdict::RetryUnsure),
         }

@@ -426,7 +426,7 @@ impl<B: QueuedBatch> PartitionQueue<B> {
     /// Sends the halves of a batch that is too large, unless an earlier attempt may have been written: a leader looks at the
     /// size before it looks for duplicates, so that it may have the batch all the same, from before `max.message.bytes`
     /// was lowered or from a broker with another `message.max.bytes`. Halves have other sequences, and would be written
-    /// beside it. `NOT_LEADER_OR_FOLLOWER` is such an attempt (KAFKA-13574). Java splits here, at that risk.
+    /// beside it. `NOT_LEADER_OR_FOLLOWER` with an offset is such an attempt (KAFKA-13574). Java splits here, at that risk.
     fn split_head(&mut self, failure: ProduceFailure) {
         let records = self.batches[0].records();
         if self.batches[0].maybe_written || records < 2 {
