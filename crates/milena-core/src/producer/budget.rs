@@ -4,7 +4,7 @@
 //! served. Nothing is reserved per record, only as buffers are allocated. A [`Reservation`] gives its bytes back when
 //! it drops, also from inside a dropped wait. Knows no clock: whoever waits bounds the wait.
 //!
-//! What gives back more than it takes may take from the [headroom](headroom), which those who fill the budget leave alone:
+//! What gives back more than it takes may take from the [headroom], which those who fill the budget leave alone:
 //! a full one must still be able to empty itself.
 
 use std::collections::VecDeque;
