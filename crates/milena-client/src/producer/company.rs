@@ -118,13 +118,13 @@ impl Company {
         if now < linger_ends {
             return Look::Again((now + waited.max(SOONEST_LOOK)).min(linger_ends));
         }
+        self.waiting = None;
         self.came();
         Look::Wait
     }
 
-    /// The batch that began to wait was full, or its linger over, before the next look.
+    /// A batch that began to wait was full, or its linger over, before the next look. Another may wait by now.
     pub(super) fn came(&mut self) {
-        self.waiting = None;
         self.next_free = FREE.0;
     }
 }

@@ -139,7 +139,7 @@ impl Shared {
         let state = &mut *guard;
         let waiting = state.taking.whole.open.as_ref().filter(|_| state.opened == number && state.must_linger);
         let Some(open) = waiting else {
-            // It was filled, or its linger is shorter.
+            // It was full, or flushed, or its linger is over.
             state.company.came();
             return None;
         };

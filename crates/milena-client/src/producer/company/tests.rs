@@ -37,7 +37,7 @@ struct Model {
     linger_ends: u64,
     requests: u64,
     records: u64,
-    /// How long batches waited at most that had begun to.
+    /// How many batches began to wait.
     stalls: u64,
 }
 
@@ -277,6 +277,16 @@ fn each_wait_in_vain_frees_more_until_company_comes() {
     assert_eq!(wait(&mut company, now, 0), (Look::Go, 8));
     company.came();
     assert_eq!(wait(&mut company, now, 0), (Look::Go, 8), "a batch that was full in time is company, too");
+}
+
+#[test]
+fn late_look_at_a_batch_that_was_full_is_none_at_the_next() {
+    let (mut company, now) = known(100, 40);
+    let linger_ends = now + Duration::from_millis(5);
+    company.waits(now, 1, linger_ends);
+    let look = company.waits(now, 1, linger_ends);
+    company.came();
+    assert_eq!(company.look(look, 1), Look::Go);
 }
 
 #[test]
